@@ -1,0 +1,79 @@
+"""The storage interface: what local disks and S3 buckets both do, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from infra.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One stored object: its key below the storage's root and its size."""
+
+    key: str
+    size_bytes: int
+
+
+class Storage(Protocol):
+    """A flat key -> bytes store. Keys are relative, `/`-separated paths.
+
+    Writes are atomic: a reader sees the old content or the new, never a part. `create` and
+    `replace` are the two conditional writes that leases and manifests are built on.
+    """
+
+    def uri(self, key: str = "") -> str:
+        """The full address of `key`, for people and for lineage."""
+
+    def read(self, key: str) -> bytes:
+        """Content of `key`; raises FileNotFoundError when it does not exist."""
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Content and an opaque version for `replace`; raises FileNotFoundError."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or overwrite `key`."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write `key` only when it does not exist; False when somebody else was first."""
+
+    def replace(self, key: str, data: bytes, version: str) -> bool:
+        """Overwrite `key` only when it is still at `version`; False when it changed."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a local file to `key`."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy `key` to a local file, atomically; raises FileNotFoundError."""
+
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        """Every object whose key starts with `prefix`, in key order."""
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` exists."""
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; not an error when it is already gone."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Where `key` is (or would be) on this machine's disk, or None for remote storage."""
+
+
+def open_storage(uri: str) -> Storage:
+    """Open `s3://bucket/prefix` or a local directory (created when missing).
+
+    Raises ConfigurationError for any other scheme.
+    """
+    from infra.storage.local import LocalStorage
+    from infra.storage.s3 import S3Storage
+
+    if uri.startswith("s3://"):
+        return S3Storage.from_uri(uri)
+    if "://" in uri and not uri.startswith("file://"):
+        raise ConfigurationError(
+            f"storage '{uri}' has an unknown scheme.", "use a local directory or s3://bucket/prefix."
+        )
+    return LocalStorage(Path(uri.removeprefix("file://")).expanduser().absolute())
