@@ -107,10 +107,12 @@ class StageTracker:
         self._client = client
         self.run_id = run_id
         self._buffer = MetricBuffer(client, run_id)
+        self._last_step = 0
 
     def live(self, metrics: Mapping[str, float]) -> None:
         """Queue metrics of a running stage; `step` in them is the step, the rest are values."""
         step = int(metrics.get("step", 0))
+        self._last_step = max(self._last_step, step)
         self._buffer.add({key: value for key, value in metrics.items() if key != "step"}, step)
 
     def complete(
@@ -118,7 +120,8 @@ class StageTracker:
     ) -> None:
         """Log the finished artifact: figures, tables, plots, small files; the artifact itself by reference."""
         self._buffer.close()
-        _log_metrics(self._client, self.run_id, {**costs, **manifest.metrics})
+        # MLflow shows the value of the highest step: the final figures come after the live ones.
+        _log_metrics(self._client, self.run_id, {**costs, **manifest.metrics}, self._last_step + 1)
         tags = {
             "sam2.artifact_uri": uri,
             "sam2.artifact_fingerprint": manifest.fingerprint,
@@ -164,9 +167,9 @@ class StageTracker:
                 self._client.log_artifact(self.run_id, str(directory / entry.path), "plots")
 
 
-def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
     now = int(time.time() * 1000)
-    batch = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+    batch = [Metric(key, float(value), now, step) for key, value in metrics.items()]
     for start in range(0, len(batch), 1000):
         client.log_batch(run_id, metrics=batch[start : start + 1000])
 

@@ -1,0 +1,15 @@
+"""Settings for every test: no telemetry, no colours, plots without a display."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "Agg",
+    }
+)
