@@ -1,0 +1,29 @@
+"""Keeps every tool of the pipeline from phoning home; imported first by every entry point.
+
+Imports nothing outside the standard library, so that it is free and can run before anything reads its settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
+QUIET_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        # MLflow accepts only the word; Prefect and huggingface_hub accept the word too.
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+    }
+)
+
+
+def apply_quiet_environment() -> None:
+    """Set each quiet variable that the user has not set: whoever wants the Hub sets `HF_HUB_OFFLINE=0`."""
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
