@@ -1,1 +1,32 @@
+"""The hybrid language model, usable alone: `from model import HybridLM, ModelConfig, load, save, generate`."""
 
+from __future__ import annotations
+
+from model.cache import Cache
+from model.checkpoints import load, load_config, save
+from model.config import ModelConfig
+from model.errors import CacheError, CheckpointError, ConfigurationError, GenerationError, ModelError
+from model.generation import GREEDY, SamplingConfig, generate, prefill, stream
+from model.language_model import HybridLM
+from model.presets import PRESETS, preset
+
+__all__ = [
+    "GREEDY",
+    "PRESETS",
+    "Cache",
+    "CacheError",
+    "CheckpointError",
+    "ConfigurationError",
+    "GenerationError",
+    "HybridLM",
+    "ModelConfig",
+    "ModelError",
+    "SamplingConfig",
+    "generate",
+    "load",
+    "load_config",
+    "prefill",
+    "preset",
+    "save",
+    "stream",
+]

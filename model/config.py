@@ -1,0 +1,101 @@
+"""What a hybrid language model is made of: one frozen, validated description."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.errors import ConfigurationError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class ModelConfig(BaseModel):
+    """Shape and numerics of a `HybridLM`. Every field changes the weights' shapes or the results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary_size: PositiveInt = Field(default=4096, description="Rows of the embedding; token ids are 0 … n-1.")
+    width: PositiveInt = Field(default=256, description="Size of the residual stream (d_model).")
+    layer_count: PositiveInt = Field(default=4, description="Number of blocks, each a mixer and a feed-forward.")
+    pattern: tuple[str, ...] = Field(
+        default=("hgrn2", "hgrn2", "hgrn2", "attention"),
+        min_length=1,
+        description="Mixer kinds tiled over the layers; ignored when layer_kinds is given.",
+    )
+    layer_kinds: tuple[str, ...] | None = Field(
+        default=None, description="Mixer kind of every layer, first to last; overrides pattern."
+    )
+    feed_forward_width: PositiveInt = Field(default=512, description="Inner size of the SwiGLU, the same in every layer.")
+
+    attention_heads: PositiveInt = Field(default=4, description="Query heads; head size is width / attention_heads.")
+    key_value_heads: PositiveInt = Field(default=2, description="Key/value heads (GQA); divides attention_heads.")
+    rope_theta: float = Field(default=10_000.0, gt=1, description="Base of the rotary frequencies; 1e6 for 100K contexts.")
+
+    hgrn2_head_dim: PositiveInt = Field(
+        default=128, description="HGRN-2 key and value size of a head (fla's expand_ratio); divides width."
+    )
+    short_convolution: bool = Field(
+        default=True, description="Causal depthwise convolution (4 taps) before HGRN-2; without it recall training stalls."
+    )
+
+    norm_eps: float = Field(default=1e-6, gt=0, description="Epsilon of the block norms (HGRN-2's own norm uses 1e-5).")
+    tie_embeddings: bool = Field(default=True, description="Use the embedding matrix as output head.")
+    maximum_context: PositiveInt = Field(
+        default=4096, description="Longest sequence in tokens the model is meant for; recorded, and checked by generation."
+    )
+
+    linear_initializer_scale: float = Field(
+        default=1.0, gt=0, description="Standard deviation of linear weights, in units of fan_in ** -0.5."
+    )
+    embedding_initializer_std: float = Field(
+        default=0.02, gt=0, description="Standard deviation of the embedding (and of an untied head) at initialisation."
+    )
+
+    @cached_property
+    def mixer_kinds(self) -> tuple[str, ...]:
+        """The mixer kind of each layer, pattern resolved."""
+        if self.layer_kinds is not None:
+            return self.layer_kinds
+        return tuple(self.pattern[index % len(self.pattern)] for index in range(self.layer_count))
+
+    @property
+    def head_dim(self) -> int:
+        """Size of an attention head."""
+        return self.width // self.attention_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # Imported here because each mixer module is written against this class.
+        from model.mixers import MIXERS
+
+        if self.layer_kinds is not None and len(self.layer_kinds) != self.layer_count:
+            raise ConfigurationError(
+                f"layer_kinds lists {len(self.layer_kinds)} layers but layer_count is {self.layer_count}: "
+                "make them equal, or leave layer_kinds out to tile pattern"
+            )
+        field = "pattern" if self.layer_kinds is None else "layer_kinds"
+        for kind in dict.fromkeys((*self.pattern, *self.mixer_kinds)):
+            if kind not in MIXERS:
+                known = ", ".join(sorted(MIXERS))
+                raise ConfigurationError(f"{field}: unknown mixer {kind!r}; available: {known}")
+        for kind in dict.fromkeys(self.mixer_kinds):
+            MIXERS[kind].check(self)
+        return self
+
+
+def require_divisible(config: ModelConfig, dividend: str, divisor: str) -> None:
+    """Refuse `config` unless field `divisor` divides field `dividend`."""
+    total, part = getattr(config, dividend), getattr(config, divisor)
+    if total % part:
+        raise ConfigurationError(
+            f"{divisor}={part} does not divide {dividend}={total}: choose one of {_divisors_near(total, part)}"
+        )
+
+
+def _divisors_near(total: int, part: int) -> str:
+    divisors = [candidate for candidate in range(1, total + 1) if total % candidate == 0]
+    nearest = sorted(sorted(divisors, key=lambda candidate: abs(candidate - part))[:4])
+    return ", ".join(map(str, nearest))

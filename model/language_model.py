@@ -1,0 +1,130 @@
+"""The hybrid language model: linear-recurrent and attention layers in any order."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.cache import Cache
+from model.config import ModelConfig
+from model.layers import Block
+from model.norms import RMSNorm
+from model.ops.cross_entropy import chunked_cross_entropy
+from model.sequence import Sequence
+
+# Projections that write into the residual stream.
+_RESIDUAL = ("o_proj", "down_proj")
+
+
+class HybridLM(nn.Module):
+    """Embedding, blocks, norm, head. Parameter names are fla's (`HGRN2Model` and its `lm_head`).
+
+    `gradient_checkpointing` recomputes each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embeddings = nn.Embedding(config.vocabulary_size, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layer_count))
+        if any(block.attn.has_lower_bound for block in self._blocks()):
+            # One row a layer, attention layers included: the bound of a layer sums the rows before it.
+            self.lower_bounds = nn.Parameter(torch.zeros(config.layer_count, config.width))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self._initialise()
+        self.tie()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        logits_for: Literal["all", "last"] = "all",
+    ) -> Tensor:
+        """Logits `[batch, time, vocabulary]` of `tokens` `[batch, time]`; `[batch, 1, vocabulary]` for the last.
+
+        `document_ids` `[batch, time]` differ between neighbours where a packed row passes from one document to
+        the next. With a `cache` the tokens continue what it has seen, and it is advanced.
+        """
+        hidden = self.hidden_states(tokens, document_ids, cache)
+        if logits_for == "last":
+            hidden = hidden[:, -1:]
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        document_ids: Tensor | None = None,
+        loss_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Mean cross entropy in nats of `targets` `[batch, time]`; `targets[:, t]` follows `tokens[:, t]`.
+
+        Negative targets (-100) are left out. `loss_mask` `[batch, time]` weighs tokens: 0 leaves one out.
+        """
+        hidden = self.hidden_states(tokens, document_ids).flatten(0, 1)
+        flat = targets.flatten()
+        weights = (flat >= 0).float()
+        if loss_mask is not None:
+            weights = weights * loss_mask.flatten()
+        total = chunked_cross_entropy(hidden, self.lm_head, flat.clamp_min(0), weights)
+        return total / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+    def hidden_states(
+        self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """What the head reads, `[batch, time, width]`."""
+        batch, time = tokens.shape
+        sequence = Sequence(self.config, batch, time, tokens.device, document_ids, cache)
+        hidden: Tensor = self.embeddings(tokens)
+        for block, lower_bound in zip(self._blocks(), self._lower_bounds(), strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, sequence, lower_bound, use_reentrant=False)
+            else:
+                hidden = block(hidden, sequence, lower_bound)
+        if cache is not None:
+            cache.length += time
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def new_cache(self) -> Cache:
+        """An empty cache for this model."""
+        return Cache(self.config.layer_count)
+
+    def tie(self) -> None:
+        """Make the head share the embedding's matrix, when the configuration says so."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.embeddings.weight
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.layers if isinstance(block, Block)]
+
+    def _lower_bounds(self) -> list[Tensor | None]:
+        """The least forget gate of each layer: a softmax over the layers, summed up to each (HGRN-2, eq. 9)."""
+        if not hasattr(self, "lower_bounds"):
+            return [None] * self.config.layer_count
+        shares = self.lower_bounds.softmax(dim=0, dtype=torch.float32)
+        bounds = (shares.cumsum(dim=0) - shares[0]).unbind(0)
+        return [None, *bounds[1:]]
+
+    def _initialise(self) -> None:
+        """Linears: normal with std `fan_in ** -0.5`, so that signals keep their size at every width (a fixed 0.02
+        does not train at width 64). Projections into the residual stream: divided by `sqrt(2 * layers)`, so that
+        the stream's size does not grow with depth (GPT-2).
+        """
+        config = self.config
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                std = config.linear_initializer_scale * module.in_features**-0.5
+                if name.endswith(_RESIDUAL):
+                    std /= math.sqrt(2 * config.layer_count)
+                nn.init.normal_(module.weight, std=std)
+        nn.init.normal_(self.embeddings.weight, std=config.embedding_initializer_std)
+        nn.init.normal_(self.lm_head.weight, std=config.embedding_initializer_std)

@@ -1,0 +1,43 @@
+"""The parts of a block: feed-forward, and the two residual branches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.config import ModelConfig
+from model.mixers import MIXERS
+from model.norms import RMSNorm
+from model.sequence import Sequence
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) * up(x))` (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[batch, time, width]` to the same shape."""
+        output: Tensor = self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class Block(nn.Module):
+    """`x += mixer(norm(x))`, then `x += feed_forward(norm(x))`; names are fla's."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.width, config.norm_eps)
+        self.attn = MIXERS[config.mixer_kinds[layer]](config, layer)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = SwiGLU(config.width, config.feed_forward_width)
+
+    def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
+        """`[batch, time, width]` to the same shape."""
+        hidden = hidden + self.attn(self.attn_norm(hidden), sequence, lower_bound)
+        result: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return result

@@ -1,0 +1,73 @@
+"""Grouped-query softmax attention with rotary positions (fla's `Attention`: no biases, no QK norm)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from model.config import ModelConfig, require_divisible
+from model.errors import ConfigurationError
+from model.mixers.interface import Mixer
+from model.ops.attention import causal_attention, continued_attention, document_attention
+from model.ops.rotary import rotate
+from model.sequence import Sequence
+
+
+class Attention(Mixer):
+    """Parameter names are fla's `{q,k,v,o}_proj`."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.head_dim = config.head_dim
+        narrow = config.key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, narrow, bias=False)
+        self.v_proj = nn.Linear(config.width, narrow, bias=False)
+        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
+        """Attend within each document, over the cache when there is one."""
+        query, key, value = (
+            projection(hidden).unflatten(-1, (-1, self.head_dim))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = rotate(query, sequence.rotary), rotate(key, sequence.rotary)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        if sequence.cache is not None:
+            mixed = continued_attention(query, *sequence.cache.append(self.layer, key, value))
+        elif sequence.document_lengths is not None:
+            mixed = document_attention(query, key, value, sequence.document_lengths)
+        else:
+            mixed = causal_attention(query, key, value)
+        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    @staticmethod
+    def check(config: ModelConfig) -> None:
+        """Heads must divide evenly, and rotary positions turn channels in pairs."""
+        require_divisible(config, "width", "attention_heads")
+        require_divisible(config, "attention_heads", "key_value_heads")
+        if config.head_dim % 2:
+            raise ConfigurationError(
+                f"attention_heads={config.attention_heads} gives the odd head size {config.head_dim}: rotary "
+                "positions need an even width / attention_heads"
+            )
+
+    @staticmethod
+    def parameter_count(config: ModelConfig) -> int:
+        """Four projections, two of them narrow."""
+        return 2 * config.width * (config.width + config.key_value_heads * config.head_dim)
+
+    @staticmethod
+    def linear_parameter_count(config: ModelConfig) -> int:
+        """All of them."""
+        return Attention.parameter_count(config)
+
+    @staticmethod
+    def mixing_flops(config: ModelConfig, context: int) -> float:
+        """Scores and weighted values: 2 * width FLOPs each a visible key, half the context on average."""
+        return 4 * config.width * (context + 1) / 2
+
+    @staticmethod
+    def cache_bytes(config: ModelConfig, context: int, element_bytes: int) -> tuple[int, int]:
+        """Keys and values of every token."""
+        return 2 * config.key_value_heads * config.head_dim * context * element_bytes, 0

@@ -1,0 +1,142 @@
+"""HGRN-2: a gated linear recurrence with matrix states (Qin et al. 2024, arXiv:2404.07904).
+
+Equal to fla's `HGRN2Attention` in parameters and results: the key is one minus the forget gate, the value has no
+activation, there is no output gate, and the output norm spans all heads with epsilon 1e-5.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.config import ModelConfig, require_divisible
+from model.mixers.interface import Mixer
+from model.norms import RMSNorm
+from model.ops.convolution import next_convolution_state, short_convolution
+from model.ops.gated_linear_attention import (
+    CHUNK_SIZES,
+    chunk_gated_linear_attention,
+    step_gated_linear_attention,
+)
+from model.ops.hgrn2_gate import hgrn2_gate
+from model.sequence import Sequence
+
+CONVOLUTION_TAPS = 4
+OUTPUT_NORM_EPS = 1e-5
+
+
+class ShortConvolution(nn.Module):
+    """Holds the taps under the name that fla gives them, `weight [channels, 1, taps]`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, CONVOLUTION_TAPS))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """`nn.Conv1d`'s own initialisation: uniform within taps ** -0.5."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, inputs: Tensor, sequence: Sequence, state: Tensor | None) -> Tensor:
+        """`[batch, time, channels]` to the same shape."""
+        return short_convolution(inputs, self.weight, state=state, document_positions=sequence.document_positions)
+
+
+class HGRN2(Mixer):
+    """Parameter names are fla's `{q,f,i,o}_proj`, `{q,f,i}_conv1d` and `g_norm`."""
+
+    has_lower_bound = True
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        width = config.width
+        self.head_dim = config.hgrn2_head_dim
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.f_proj = nn.Linear(width, width, bias=False)
+        self.i_proj = nn.Linear(width, width, bias=False)
+        self.short_convolution = config.short_convolution
+        if config.short_convolution:
+            self.q_conv1d = ShortConvolution(width)
+            self.f_conv1d = ShortConvolution(width)
+            self.i_conv1d = ShortConvolution(width)
+        self.g_norm = RMSNorm(width, OUTPUT_NORM_EPS)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
+        """`lower_bound` `[width]` is the least forget gate of each channel; None (the first layer) is zero."""
+        memory = None if sequence.cache is None else sequence.cache.layers[self.layer]
+        query, forget, value = self.q_proj(hidden), self.f_proj(hidden), self.i_proj(hidden)
+        if self.short_convolution:
+            query, forget, value = (
+                self._convolve(name, part, sequence, memory)
+                for name, part in (("q", query), ("f", forget), ("i", value))
+            )
+        key, log_decay = hgrn2_gate(forget, lower_bound)
+        query, key, value, log_decay = (
+            part.unflatten(-1, (-1, self.head_dim)) for part in (functional.silu(query), key, value, log_decay)
+        )
+        mixed = self._recur(query, key, value, log_decay, sequence, memory)
+        output: Tensor = self.o_proj(self.g_norm(mixed.flatten(2)))
+        return output
+
+    def _convolve(self, name: str, part: Tensor, sequence: Sequence, memory: dict[str, Tensor] | None) -> Tensor:
+        convolution: ShortConvolution = getattr(self, f"{name}_conv1d")
+        if memory is None:
+            return convolution(part, sequence, None)  # type: ignore[no-any-return]
+        slot = f"{name}_convolution"
+        before = memory.get(slot)
+        memory[slot] = next_convolution_state(part, CONVOLUTION_TAPS, before)
+        return convolution(part, sequence, before)  # type: ignore[no-any-return]
+
+    def _recur(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        log_decay: Tensor,
+        sequence: Sequence,
+        memory: dict[str, Tensor] | None,
+    ) -> Tensor:
+        if memory is None:
+            starts = sequence.document_starts
+            return chunk_gated_linear_attention(query, key, value, log_decay, document_starts=starts)[0]
+        state = memory.get("state")
+        if sequence.time == 1 and state is not None:
+            token = (part[:, 0] for part in (query, key, value, log_decay))
+            mixed, memory["state"] = step_gated_linear_attention(*token, state)
+            return mixed.unsqueeze(1)
+        mixed, memory["state"] = chunk_gated_linear_attention(query, key, value, log_decay, initial_state=state)
+        return mixed
+
+    @staticmethod
+    def check(config: ModelConfig) -> None:
+        """Heads must divide the width evenly."""
+        require_divisible(config, "width", "hgrn2_head_dim")
+
+    @staticmethod
+    def parameter_count(config: ModelConfig) -> int:
+        """Four square projections, three convolutions, the output norm."""
+        convolutions = 3 * CONVOLUTION_TAPS * config.width if config.short_convolution else 0
+        return HGRN2.linear_parameter_count(config) + convolutions + config.width
+
+    @staticmethod
+    def linear_parameter_count(config: ModelConfig) -> int:
+        """The projections."""
+        return 4 * config.width**2
+
+    @staticmethod
+    def mixing_flops(config: ModelConfig, context: int) -> float:
+        """The chunked form: two products within the chunk, two with the state; and the convolutions."""
+        chunk = min(CHUNK_SIZES[0], context)
+        convolutions = 3 * 2 * CONVOLUTION_TAPS * config.width if config.short_convolution else 0
+        return 4 * config.width * (chunk + config.hgrn2_head_dim) + convolutions
+
+    @staticmethod
+    def cache_bytes(config: ModelConfig, context: int, element_bytes: int) -> tuple[int, int]:
+        """A matrix a head in float32, and the convolutions' last inputs: the same at any context."""
+        state = 4 * config.width * config.hgrn2_head_dim
+        inputs = 3 * (CONVOLUTION_TAPS - 1) * config.width if config.short_convolution else 0
+        return 0, state + inputs * element_bytes
