@@ -7,6 +7,7 @@ but the standard library until the command is ours.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import urllib.request
@@ -29,7 +30,7 @@ def setup_environment(*, ctx: Any) -> None:
     sys.argv[position] = complete_name(sys.argv[position])
     if not _server_answers(ctx.api_url):
         where = f"at {ctx.api_url}" if ctx.api_url else "for this folder"
-        raise SystemExit(f"No Prefect server answers {where}: start it with `make up` (or `sam2 up`), then repeat this.")
+        raise SystemExit(f"No Prefect server answers {where}: start it with `make up` or `sam2 up`, then repeat.")
 
 
 def complete_name(name: str) -> str:
@@ -38,11 +39,11 @@ def complete_name(name: str) -> str:
 
 
 def _name_position(arguments: list[str]) -> int | None:
-    """Where our flow's name stands in `prefect deployment run <name>`, options anywhere; None for other commands."""
+    """Where our flow's name stands in `prefect deployment run <name>`; None for other commands."""
     if not arguments or not _is_prefect_command(arguments[0]):
         return None
     words = [index for index, word in enumerate(arguments[1:], 1) if not word.startswith("-")]
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in itertools.pairwise(words):
         if (arguments[first], arguments[second]) == ("deployment", "run"):
             return next((index for index in words if index > second and _is_ours(arguments[index])), None)
     return None

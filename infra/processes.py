@@ -141,7 +141,7 @@ def start_child(
             env=dict(environment) if environment is not None else child_environment(),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=before_exec,  # noqa: PLW1509
+            preexec_fn=before_exec,
         )
 
 
@@ -180,9 +180,7 @@ def stop_processes(processes: Iterable[psutil.Process], grace_seconds: float = 2
     psutil.wait_procs(remaining, timeout=grace_seconds)
 
 
-def _signal_all(
-    processes: list[psutil.Process], send: Callable[[psutil.Process], None]
-) -> list[psutil.Process]:
+def _signal_all(processes: list[psutil.Process], send: Callable[[psutil.Process], None]) -> list[psutil.Process]:
     reached = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

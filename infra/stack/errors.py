@@ -18,7 +18,7 @@ class PortTaken(StackError):
         held_by = f"by {holder}" if holder else "by a process that this user may not inspect"
         super().__init__(
             f"Port {port}, asked for with {option}, is held {held_by}.",
-            f"stop that process, set {option}={free_port} (free now), or unset {option} to let a free one be chosen.",
+            f"stop that process, set {option}={free_port} (free now), or unset {option}: a free one is chosen.",
         )
         self.port = port
 
@@ -29,7 +29,7 @@ class HostNotLoopback(StackError):
     def __init__(self, host: str) -> None:
         super().__init__(
             f"Host {host!r} is not a loopback address, and the Prefect and MLflow servers have no login.",
-            "use 127.0.0.1, and reach it from elsewhere through `ssh -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000`.",
+            "use 127.0.0.1, and reach it from elsewhere with `ssh -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000`.",
         )
 
 

@@ -19,10 +19,11 @@ from infra.processes import (
     start_child,
     stop_processes,
 )
-from infra.stack.deployments import apply_deployments
+from infra.stack.deployments import apply_deployments, are_on_server, load_deployments
 from infra.stack.errors import StackError, StackNotRunning, StackStartFailed
 from infra.stack.ports import choose_port
 from infra.stack.publication import publish, withdraw
+from infra.stack.services import PREFECT
 from infra.stack.settings import (
     DEFAULT_MLFLOW_PORT,
     DEFAULT_PREFECT_PORT,
@@ -71,10 +72,13 @@ def start_stack(settings: StackSettings, say: Say = print) -> StackState:
             say(f"The stack is running: Prefect {state.prefect_url}, MLflow {state.mlflow_url}.")
         else:
             _launch_supervisor(settings, say)
-        state = _wait_until(settings, lambda found: found.services["prefect"].healthy)
+        plan = load_deployments(settings)
+        state = _wait_until(settings, lambda found: found.services[PREFECT].healthy)
         for note in publish(settings, state.prefect_api_url):
             say(note)
-        names = apply_deployments(settings, state.prefect_api_url)
+        if not are_on_server(plan.known_names, state.prefect_api_url):
+            plan = load_deployments(settings, even_unchanged=True)
+        names = apply_deployments(plan, state.prefect_api_url)
         state = _wait_until(settings, lambda found: found.phase is Phase.READY)
         say(f"Ready: Prefect {state.prefect_url}, MLflow {state.mlflow_url}, deployments {', '.join(names)}.")
         return state
@@ -141,7 +145,7 @@ def _refuse_other_ports(settings: StackSettings, state: StackState) -> None:
     for option, (wanted, current) in asked.items():
         if wanted is not None and wanted != current:
             raise StackError(
-                f"{option}={wanted} was asked for, but the stack of {settings.home} already runs on port {current}.",
+                f"{option}={wanted} was asked for, but the stack of {settings.home} runs on port {current}.",
                 "run `sam2 stop` first, or leave the port out.",
             )
 

@@ -67,7 +67,7 @@ def _write_profile(api_url: str) -> list[str]:
         _save_profiles(content)
     if may_activate:
         return []
-    return [f"Your Prefect profile {active!r} stays active: outside this folder use `prefect --profile {PROFILE} ...`."]
+    return [f"Your Prefect profile {active!r} stays active: elsewhere use `prefect --profile {PROFILE} ...`."]
 
 
 def _deactivate_profile(api_url: str) -> None:

@@ -66,7 +66,7 @@ def _with_bytecode(environment: dict[str, str], settings: StackSettings) -> dict
 
 
 def prefect_server(settings: StackSettings, port: int) -> Service:
-    """Prefect's API and interface. Uvicorn is called as `prefect server start` does, minus 2 seconds of command line.
+    """Prefect's API and interface, as `prefect server start` runs them, minus 2 seconds of command line.
 
     A database other than SQLite in our home is chosen with Prefect's own PREFECT_SERVER_DATABASE_CONNECTION_URL.
     """

@@ -120,5 +120,5 @@ def _port_in(variables: Mapping[str, str], name: str) -> int | None:
     if not text:
         return None
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise StackError(f"{name}={text!r} is not a port.", f"set {name} to a number from 1 to 65535, or unset it.")
+        raise StackError(f"{name}={text!r} is not a port.", "set a number from 1 to 65535, or unset it.")
     return int(text)

@@ -237,7 +237,7 @@ def last_lines(path: Path, count: int = 15) -> str:
 
 def main() -> None:
     """Entry point of the background process."""
-    parser = argparse.ArgumentParser(description="Keeps the Prefect server, the MLflow server and the worker running.")
+    parser = argparse.ArgumentParser(description="Keeps the servers and the worker running.")
     parser.add_argument("--settings", required=True, help="StackSettings as JSON")
     parser.add_argument("--prefect-port", type=int, required=True)
     parser.add_argument("--mlflow-port", type=int, required=True)

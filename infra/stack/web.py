@@ -54,7 +54,7 @@ def request_json(method: str, url: str, body: Any = None, timeout_seconds: float
     except urllib.error.HTTPError as error:
         raise ServerRefused(url, error.code, _detail_of(error)) from error
     except OSError as error:
-        raise ServerUnreachable(f"{url} did not answer ({error}).", "check `sam2 status` and `sam2 logs`.") from error
+        raise ServerUnreachable(f"{url} did not answer ({error}).", "see `sam2 status`.") from error
     return json.loads(content) if content else None
 
 

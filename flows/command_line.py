@@ -1,0 +1,305 @@
+"""The `sam2` command. One function a command; heavy imports are inside, so that `sam2 --help` is instant."""
+
+from __future__ import annotations
+
+from infra.quiet import apply_quiet_environment
+
+apply_quiet_environment()
+
+import json  # noqa: E402 (the quiet environment comes before anything that might read it)
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, Any  # noqa: E402
+
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from infra.errors import PipelineError  # noqa: E402
+
+if TYPE_CHECKING:
+    from infra.stack import StackSettings, StackState
+    from infra.stack.runs import FlowRun, PrefectRuns
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+LINES_SHOWN = 40
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+app = typer.Typer(
+    name="sam2",
+    help="From raw text to a registered, quantized, servable language model, with every dollar accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+PrefectPort = Annotated[
+    int | None, typer.Option(help="Exactly this port for the Prefect server (else 4200 or the next free one).")
+]
+MlflowPort = Annotated[
+    int | None, typer.Option(help="Exactly this port for the MLflow server (else 5000 or the next free one).")
+]
+
+
+@app.command()
+def up(prefect_port: PrefectPort = None, mlflow_port: MlflowPort = None) -> None:
+    """Start the Prefect server, the MLflow server and the worker; harmless when they run already."""
+    _ensure_stack(_settings(prefect_port, mlflow_port))
+
+
+@app.command()
+def stop() -> None:
+    """Stop the servers, the worker and every run; leaves no process behind."""
+    from infra.stack import stop_stack
+
+    stop_stack(_settings(), _say)
+
+
+@app.command()
+def status() -> None:
+    """Show the servers, their ports and processes, and the last runs."""
+    from infra.stack import stack_status
+    from infra.stack.runs import PrefectRuns
+
+    found = stack_status(_settings())
+    if not found.running or found.state is None:
+        reason = f" It stopped with: {found.state.failure}" if found.state and found.state.failure else ""
+        console.print(f"Not running ({found.home}).{reason} Start with `make up` or `sam2 up`.")
+        if found.stray_pids:
+            console.print(f"Left-over processes: {found.stray_pids}. `sam2 stop` ends them.")
+        raise typer.Exit(EXIT_FAILED)
+    console.print(f"Prefect {found.state.prefect_url}    MLflow {found.state.mlflow_url}    home {found.home}")
+    console.print(_services_table(found.state))
+    runs = PrefectRuns(found.state.prefect_api_url).latest(limit=8)
+    console.print(_runs_table(runs) if runs else "No runs yet: `sam2 run` starts one.")
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Option(help="A profile of flows/profiles/, by name.")] = "smoke",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field, e.g. --set training.seed=3; repeatable.")
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
+    prefect_port: PrefectPort = None,
+    mlflow_port: MlflowPort = None,
+) -> None:
+    """Run the whole pipeline: starts the servers if needed, shows progress, prints the summary and the links.
+
+    Exits with 0 only if the run completed. Ctrl-C leaves the run going.
+    """
+    from flows.overrides import parse_assignments
+    from infra.stack.runs import PrefectRuns
+
+    parameters: dict[str, Any] = {"profile": profile}
+    if set_:
+        parameters["overrides"] = parse_assignments(set_)
+    settings = _settings(prefect_port, mlflow_port)
+    state = _ensure_stack(settings)
+    runs = PrefectRuns(state.prefect_api_url)
+    _tell_of_earlier_run(runs, profile)
+    submitted = runs.submit(parameters)
+    _follow(settings, state, runs, submitted, watch)
+
+
+@app.command()
+def retry(
+    name: Annotated[str, typer.Argument(help="The run's name or id, or `latest`.", metavar="RUN")] = "latest",
+    watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
+) -> None:
+    """Continue a failed, crashed or cancelled run from its first unfinished stage, under the same id."""
+    from infra.stack.runs import PrefectRuns
+
+    settings = _settings()
+    state = _ensure_stack(settings)
+    runs = PrefectRuns(state.prefect_api_url)
+    _follow(settings, state, runs, runs.retry(runs.find(name)), watch)
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="The run's name or id, or `latest`.", metavar="RUN")] = "latest",
+) -> None:
+    """Show a run from its beginning until it ends."""
+    from infra.stack import running_state
+    from infra.stack.runs import PrefectRuns
+
+    settings = _settings()
+    state = running_state(settings)
+    runs = PrefectRuns(state.prefect_api_url)
+    _follow(settings, state, runs, runs.find(name), True)
+
+
+@app.command()
+def logs(
+    what: Annotated[
+        str, typer.Argument(help="prefect, mlflow, worker, supervisor, or a run's name or id, or `latest`.")
+    ] = "latest",
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, help="How many lines of a server's log.")
+    ] = LINES_SHOWN,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing a server's new lines.")] = False,
+) -> None:
+    """Show the log of a server, or of a run."""
+    settings = _settings()
+    path = settings.log_directory / f"{what}.log"
+    if what in ("prefect", "mlflow", "worker", "supervisor"):
+        _show_file(path, lines, follow)
+    else:
+        _show_run_log(settings, what)
+
+
+@app.command()
+def doctor(
+    online: Annotated[bool, typer.Option(help="Also ask the package index whether it can be reached.")] = False,
+) -> None:
+    """Check Python, memory, disk, ports, servers and package versions; exits with 1 if something is wrong."""
+    from infra.stack.doctor import examine
+
+    table = Table("", "what", "found", "fix", box=None)
+    findings = examine(_settings(), online)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.is_well else "[red]wrong[/]"
+        table.add_row(mark, finding.subject, finding.found, "" if finding.is_well else finding.fix)
+    console.print(table)
+    if not all(finding.is_well for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main() -> None:
+    """Entry point: errors the user can act on are one line, everything else keeps its traceback."""
+    try:
+        app()
+    except PipelineError as error:
+        errors.print(f"sam2: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _settings(prefect_port: int | None = None, mlflow_port: int | None = None) -> StackSettings:
+    from infra.stack import StackSettings
+
+    return StackSettings.from_environment(prefect_port=prefect_port, mlflow_port=mlflow_port)
+
+
+def _ensure_stack(settings: StackSettings) -> StackState:
+    from infra.stack import start_stack
+
+    return start_stack(settings, _say)
+
+
+def _tell_of_earlier_run(runs: PrefectRuns, profile: str) -> None:
+    """Artifacts are found by fingerprint, so a new run continues where a failed one stopped: say so."""
+    earlier = next((found for found in runs.latest(limit=20) if found.profile == profile), None)
+    if earlier is not None and earlier.state_name in ("Crashed", "Failed"):
+        ended = earlier.state_name.lower()
+        _say(f"The last {profile} run, {earlier.name}, {ended}; this one reuses what it finished.")
+
+
+def _follow(
+    settings: StackSettings, state: StackState, runs: PrefectRuns, submitted: FlowRun, watch: bool
+) -> None:
+    from infra.stack.runs import run_page
+    from infra.stack.watching import RunView
+
+    _say(f"Run {submitted.name} ({submitted.profile}): {run_page(state.prefect_url, submitted.id)}")
+    if not watch:
+        _say(f"Watch it with `sam2 watch {submitted.name}`.")
+        return
+    try:
+        ended = RunView(console).show(runs.follow(submitted.id)) or submitted
+    except KeyboardInterrupt:
+        _say(
+            f"\nThe run goes on. Watch it again: sam2 watch {submitted.name}. "
+            f"Cancel it: prefect flow-run cancel {submitted.id}"
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _print_ending(settings, state, ended)
+    if ended.state_type != "COMPLETED":
+        _say(f"Continue it after removing the cause: sam2 retry {ended.name}")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print_ending(settings: StackSettings, state: StackState, ended: FlowRun) -> None:
+    from infra.stack.runs import mlflow_run_page, run_page
+
+    directory = settings.runs_directory / ended.id
+    summary = directory / "summary.txt"
+    if summary.exists():
+        _say(summary.read_text(encoding="utf-8").rstrip())
+    links = {"Prefect": run_page(state.prefect_url, ended.id)}
+    try:
+        page = mlflow_run_page(state.mlflow_url, ended.id)
+        links["MLflow"] = page or f"{state.mlflow_url} (this run logged nothing)"
+    except PipelineError as error:
+        links["MLflow"] = f"{state.mlflow_url} ({error.problem})"
+    report = _report_in(directory / "summary.json")
+    if report:
+        links["Report"] = report
+    for name, link in links.items():
+        _say(f"{name:8} {link}")
+
+
+def _report_in(path: Path) -> str | None:
+    """The report's path in a run's summary; a run that broke early has no summary."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        return f"({path} is not readable)"
+    report = content.get("report") if isinstance(content, dict) else None
+    return str(report) if report else None
+
+
+def _services_table(state: StackState) -> Table:
+    table = Table("service", "process", "health", "restarts", "log", box=None)
+    for service in state.services.values():
+        health = "[green]healthy[/]" if service.healthy else "[red]not healthy[/]"
+        table.add_row(service.name, str(service.pid or "-"), health, str(service.restarts), str(service.log_path))
+    return table
+
+
+def _runs_table(runs: list[FlowRun]) -> Table:
+    table = Table("run", "profile", "state", "started", "seconds", box=None)
+    for found in runs:
+        started = found.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(found.name, found.profile, found.state_name, started, f"{found.total_seconds:.0f}")
+    return table
+
+
+def _show_file(path: Path, lines: int, follow: bool) -> None:
+    from infra.stack.supervisor import last_lines
+
+    _say(last_lines(path, lines))
+    if not follow:
+        return
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(0, 2)
+            while True:
+                text = file.read()
+                if text:
+                    console.print(text, end="", markup=False, soft_wrap=True)
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+def _show_run_log(settings: StackSettings, name: str) -> None:
+    from infra.stack import running_state
+    from infra.stack.runs import PrefectRuns
+
+    runs = PrefectRuns(running_state(settings).prefect_api_url)
+    for line in runs.logs(runs.find(name).id):
+        _say(f"{line.timestamp.astimezone().strftime('%H:%M:%S')} {line.message}")
+
+
+if __name__ == "__main__":
+    main()
