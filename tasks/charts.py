@@ -1,0 +1,81 @@
+"""Charts for the data stages: one plain style, and PNG files that are the same for the same numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from infra.storage.local import atomic_file
+
+INK = "#22313f"
+GRID = "#e3e7eb"
+KEPT = "#2a9d8f"
+PALETTE = ["#e76f51", "#f4a261", "#e9c46a", "#8ab17d", "#5b8e7d", "#457b9d", "#6d597a", "#b56576", "#a8a8a8"]
+_WIDTH_INCHES = 8.5
+_DOTS_PER_INCH = 130
+
+
+def new_chart(title: str, rows: int = 6) -> tuple[Figure, Axes]:
+    """A figure with room for `rows` horizontal bars."""
+    figure = Figure(figsize=(_WIDTH_INCHES, 1.6 + 0.34 * max(rows, 4)), dpi=_DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save_chart(figure: Figure, path: Path) -> None:
+    """Write a PNG without the software's name and version in it, so that equal charts are equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    with atomic_file(path) as stream:
+        stream.write(buffer.getvalue())
+
+
+def stacked_bars(
+    path: Path, title: str, unit: str, bars: Mapping[str, Mapping[str, float]], *, first: str = "kept"
+) -> None:
+    """One horizontal bar a row (`bars[row][part]`), parts stacked with `first` leftmost."""
+    totals: dict[str, float] = {}
+    for parts in bars.values():
+        for part, value in parts.items():
+            totals[part] = totals.get(part, 0) + value
+    order = sorted(
+        (part for part in totals if totals[part] > 0), key=lambda part: (part != first, -totals[part], part)
+    )
+    figure, axes = new_chart(title, len(bars) + len(order) // 4)
+    rows = list(bars)[::-1]
+    left = [0.0] * len(rows)
+    for index, part in enumerate(order):
+        values = [float(bars[row].get(part, 0)) for row in rows]
+        color = KEPT if part == first else PALETTE[(index - (first in order)) % len(PALETTE)]
+        axes.barh(rows, values, left=left, color=color, label=part, height=0.68)
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    axes.set_xlabel(unit, color=INK, fontsize=9)
+    if order:
+        axes.legend(
+            ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), labelcolor=INK
+        )
+    save_chart(figure, path)
+
+
+def plain_bars(path: Path, title: str, unit: str, labels: Sequence[str], values: Sequence[float]) -> None:
+    """One horizontal bar a label, with its value written beside it."""
+    figure, axes = new_chart(title, len(labels))
+    bars = axes.barh(list(labels)[::-1], list(values)[::-1], color=KEPT, height=0.68)
+    axes.bar_label(bars, fmt="{:,.6g}", padding=4, fontsize=8, color=INK)
+    axes.margins(x=0.12)
+    axes.set_xlabel(unit, color=INK, fontsize=9)
+    save_chart(figure, path)
