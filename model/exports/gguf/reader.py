@@ -37,7 +37,9 @@ def load_gguf(path: Path | str) -> HybridLM:
     reader = _open(path)
     config = _read_config(reader, path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    model = HybridLM(config)
+    # Built without memory: every parameter is replaced by a stored one.
+    with torch.device("meta"):
+        model = HybridLM(config)
     parameters: dict[str, torch.Tensor] = {}
     for place in tensor_places(config):
         values = _values(tensors, place.file_name, path)
@@ -47,10 +49,11 @@ def load_gguf(path: Path | str) -> HybridLM:
     if config.tie_embeddings and "lm_head.weight" in model.state_dict():
         parameters["lm_head.weight"] = parameters["embeddings.weight"]
     try:
-        model.load_state_dict(parameters)
+        model.load_state_dict(parameters, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"'{path}' does not hold the model its metadata describes: {error}") from error
-    return model.eval()
+    model.tie()
+    return model.requires_grad_().eval()
 
 
 def read_tokenizer_json(path: Path | str) -> str | None:
