@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= dev
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(subst $(shell echo ,),-,$(EXTRAS))
+STAMP := $(VENV)/.installed
 # pip's find-links (a folder of wheels) is honoured by uv only when handed over; where there is
 # none, uv picks the torch build that fits the machine (CPU or CUDA).
 FIND_LINKS := $(strip $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)))
@@ -14,9 +14,9 @@ INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $
 PROFILE ?= smoke
 RUN_FLAGS ?=
 
-.PHONY: help install run stop status test lint typecheck unit end-to-end browser bench lock clean
+.PHONY: help install lock run up stop status test lint typecheck unit end-to-end browser bench clean
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s $$'\t'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(STAMP) ## create .venv and install the project and its pinned dependencies
 $(STAMP): pyproject.toml constraints.txt
@@ -25,7 +25,46 @@ $(STAMP): pyproject.toml constraints.txt
 	$(INSTALL) -e ".[$(EXTRAS)]" -c constraints.txt
 	touch $@
 
-lock: $(STAMP) ## resolve constraints.txt anew from pyproject.toml
+run: $(STAMP) ## the whole pipeline: servers, deployment, one run, a report (PROFILE=smoke)
+	$(BIN)/sam2 run --profile $(PROFILE) $(RUN_FLAGS)
+
+up: $(STAMP) ## start the Prefect server, the MLflow server and the worker
+	$(BIN)/sam2 up
+
+stop: $(STAMP) ## stop them; leaves no process behind
+	$(BIN)/sam2 stop
+
+status: $(STAMP) ## servers, ports, last runs
+	$(BIN)/sam2 status
+
+test: lint typecheck unit end-to-end ## everything that must hold before a change lands
+
+lint: $(STAMP) ## style and import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP) ## static types
+	$(BIN)/mypy
+
+unit: $(STAMP) ## all tests that need no server
+	$(BIN)/python -m pytest -q -m "not end_to_end and not browser"
+
+end-to-end: $(STAMP) ## real servers, a miniature pipeline run, kills, and the pages in a real browser
+	$(BIN)/python -m pytest -q -m "end_to_end or browser"
+
+# The browser tests drive the system's chromium; without one they are skipped, and say so.
+chromium: ## install Debian's chromium for the browser tests (needs root)
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
+
+bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: $(STAMP) ## resolve constraints.txt anew from pyproject.toml, into constraints.new
 	$(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(BIN)/uv pip compile pyproject.toml --extra dev --extra cloud \
 		--no-header --no-annotate --no-emit-find-links --upgrade -o constraints.new
-	sed -i 's/+cpu$$//' constraints.new && echo "compare constraints.new with constraints.txt, test, then move it"
+	sed -i 's/+cpu$$//' constraints.new
+	@echo "compare constraints.new with constraints.txt, run the tests, then replace it"
+
+clean: ## remove the servers' data, artifacts and caches (not .venv)
+	-$(BIN)/sam2 stop
+	rm -rf .sam2 .pytest_cache .mypy_cache .ruff_cache .hypothesis
