@@ -1,0 +1,72 @@
+"""The run in a terminal: what a person wants to know before opening the report."""
+
+from __future__ import annotations
+
+from tasks.reporting import facts
+from tasks.reporting.formatting import dollars, duration, size
+from tasks.reporting.headline import headline
+from tasks.reporting.sections import format_rows
+from tasks.reporting.summary import RunSummary, StageSummary
+
+MAXIMUM_LINES = 40
+_MAXIMUM_STAGES = 14
+_WIDTH = 96
+
+
+def text_summary(summary: RunSummary) -> str:
+    """At most 40 aligned lines of plain text."""
+    top = headline(summary)
+    lines = [f"{summary.run_name} · profile {summary.profile} · {summary.status}", top.verdict]
+    lines += [*top.sentences, ""]
+    lines += _stage_lines(summary)
+    lines += [""] + [f"{figure.name:<16}{figure.value:>12}   {figure.note}".rstrip() for figure in top.figures]
+    lines += _format_lines(summary) + _registry_lines(summary) + _link_lines(summary)
+    printable = [_printable(line) for line in lines]
+    return "\n".join(printable[:MAXIMUM_LINES])
+
+
+def _printable(line: str) -> str:
+    """One line without control characters: what stages say must not move the terminal's cursor."""
+    clean = "".join(character if character.isprintable() else " " for character in line)
+    return clean if len(clean) <= _WIDTH else clean[: _WIDTH - 1] + "…"
+
+
+def _stage_lines(summary: RunSummary) -> list[str]:
+    shown = summary.stages[:_MAXIMUM_STAGES]
+    width = max((len(stage.title) for stage in shown), default=0)
+    lines = [
+        f"{stage.title:<{width}}  {_state(stage):<8}{duration(stage.seconds):>13}{dollars(stage.usd):>12}"
+        for stage in shown
+    ]
+    hidden = len(summary.stages) - len(shown)
+    return [*lines, f"… and {hidden} more stages"] if hidden else lines
+
+
+def _state(stage: StageSummary) -> str:
+    if stage.manifest is None or stage.error:
+        return "failed"
+    return "reused" if stage.reused else "built"
+
+
+def _format_lines(summary: RunSummary) -> list[str]:
+    rows = format_rows(summary)
+    if not rows:
+        return []
+    lines = ["", f"{'format':<16}{'size':>12}{'perplexity':>14}"]
+    for row in rows[:5]:
+        weight = "–" if row.size_mb is None else size(row.size_mb * 1e6)
+        perplexity = "–" if row.perplexity is None else f"{row.perplexity:.3f}"
+        lines.append(f"{row.name:<16}{weight:>12}{perplexity:>14}")
+    return lines
+
+
+def _registry_lines(summary: RunSummary) -> list[str]:
+    registered = summary.registered
+    if registered is None:
+        return [] if facts.last(summary, facts.REGISTRATION) is None else ["registered      bundle only"]
+    aliases = ", ".join(registered.aliases) or "no alias"
+    return ["", f"registered      {registered.name} version {registered.version} ({aliases})"]
+
+
+def _link_lines(summary: RunSummary) -> list[str]:
+    return [f"{title:<16}{address}" for title, address in list(summary.links.items())[:4]]
