@@ -9,6 +9,7 @@ from model.errors import CacheError, CheckpointError, ConfigurationError, Genera
 from model.generation import GREEDY, SamplingConfig, generate, prefill, stream
 from model.language_model import HybridLM
 from model.presets import PRESETS, preset
+from model.sizing import cache_size, parameter_count, training_flops_per_token
 
 __all__ = [
     "GREEDY",
@@ -22,11 +23,14 @@ __all__ = [
     "ModelConfig",
     "ModelError",
     "SamplingConfig",
+    "cache_size",
     "generate",
     "load",
     "load_config",
+    "parameter_count",
     "prefill",
     "preset",
     "save",
     "stream",
+    "training_flops_per_token",
 ]

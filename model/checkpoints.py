@@ -21,7 +21,7 @@ _TIED = "lm_head.weight"
 
 
 def save(model: HybridLM, directory: str | Path) -> None:
-    """Write `model` to `directory`, each file whole or not at all; a tied head is stored as the embedding alone."""
+    """Write `model` to `directory`, each file whole or not at all; a tied head is stored as the embedding."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -28,30 +28,42 @@ class ModelConfig(BaseModel):
     layer_kinds: tuple[str, ...] | None = Field(
         default=None, description="Mixer kind of every layer, first to last; overrides pattern."
     )
-    feed_forward_width: PositiveInt = Field(default=512, description="Inner size of the SwiGLU, the same in every layer.")
+    feed_forward_width: PositiveInt = Field(
+        default=512, description="Inner size of the SwiGLU, the same in every layer."
+    )
 
-    attention_heads: PositiveInt = Field(default=4, description="Query heads; head size is width / attention_heads.")
+    attention_heads: PositiveInt = Field(
+        default=4, description="Query heads; head size is width / attention_heads."
+    )
     key_value_heads: PositiveInt = Field(default=2, description="Key/value heads (GQA); divides attention_heads.")
-    rope_theta: float = Field(default=10_000.0, gt=1, description="Base of the rotary frequencies; 1e6 for 100K contexts.")
+    rope_theta: float = Field(
+        default=10_000.0, gt=1, description="Base of the rotary frequencies; 1e6 for 100K contexts."
+    )
 
     hgrn2_head_dim: PositiveInt = Field(
         default=128, description="HGRN-2 key and value size of a head (fla's expand_ratio); divides width."
     )
     short_convolution: bool = Field(
-        default=True, description="Causal depthwise convolution (4 taps) before HGRN-2; without it recall training stalls."
+        default=True,
+        description="Causal depthwise convolution (4 taps) before HGRN-2; without it recall training stalls.",
     )
 
-    norm_eps: float = Field(default=1e-6, gt=0, description="Epsilon of the block norms (HGRN-2's own norm uses 1e-5).")
+    norm_eps: float = Field(
+        default=1e-6, gt=0, description="Epsilon of the block norms (HGRN-2's own norm uses 1e-5)."
+    )
     tie_embeddings: bool = Field(default=True, description="Use the embedding matrix as output head.")
     maximum_context: PositiveInt = Field(
-        default=4096, description="Longest sequence in tokens the model is meant for; recorded, and checked by generation."
+        default=4096,
+        description="Longest sequence in tokens the model is meant for; recorded, and checked by generation.",
     )
 
     linear_initializer_scale: float = Field(
         default=1.0, gt=0, description="Standard deviation of linear weights, in units of fan_in ** -0.5."
     )
     embedding_initializer_std: float = Field(
-        default=0.02, gt=0, description="Standard deviation of the embedding (and of an untied head) at initialisation."
+        default=0.02,
+        gt=0,
+        description="Standard deviation of the embedding (and of an untied head) at initialisation.",
     )
 
     @cached_property

@@ -105,8 +105,9 @@ class HGRN2(Mixer):
             return chunk_gated_linear_attention(query, key, value, log_decay, document_starts=starts)[0]
         state = memory.get("state")
         if sequence.time == 1 and state is not None:
-            token = (part[:, 0] for part in (query, key, value, log_decay))
-            mixed, memory["state"] = step_gated_linear_attention(*token, state)
+            mixed, memory["state"] = step_gated_linear_attention(
+                query[:, 0], key[:, 0], value[:, 0], log_decay[:, 0], state
+            )
             return mixed.unsqueeze(1)
         mixed, memory["state"] = chunk_gated_linear_attention(query, key, value, log_decay, initial_state=state)
         return mixed

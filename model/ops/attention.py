@@ -34,7 +34,8 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Seque
         causal_attention(*(part.transpose(0, 1).unsqueeze(0) for part in document)).squeeze(0).transpose(0, 1)
         for document in zip(*flat, strict=True)
     ]
-    return torch.cat(outputs).unflatten(0, (batch, time)).transpose(1, 2)
+    joined: Tensor = torch.cat(outputs).unflatten(0, (batch, time))
+    return joined.transpose(1, 2)
 
 
 def continued_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ def _chunk_major(tensor: Tensor, chunk: int, factor: Tensor | None = None, opera
 
     With an `operation`, of `operation(tensor, factor)`: the copy costs nothing extra then.
     """
-    source = _pad(tensor, chunk).unflatten(1, (-1, chunk))
+    source: Tensor = _pad(tensor, chunk).unflatten(1, (-1, chunk))
     batch, chunks, _, heads, dim = source.shape
     result = source.new_empty(chunks, batch, heads, chunk, dim)
     if operation is None:
@@ -216,9 +216,7 @@ def _chunk_major(tensor: Tensor, chunk: int, factor: Tensor | None = None, opera
     return result
 
 
-def _time_major(
-    tensor: Tensor, time: int, operation: Any = None, factor: Tensor | float | None = None
-) -> Tensor:
+def _time_major(tensor: Tensor, time: int, operation: Any = None, factor: Tensor | float | None = None) -> Tensor:
     """The way back of `_chunk_major`, cut to `time`."""
     source = tensor.permute(1, 0, 3, 2, 4)
     if factor is None:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# Keeps 1 - key representable where a learned bound has shrunk to nothing and the gate is shut: log(0) would follow.
+LEAST_BOUND = 2.0**-23
+
 
 def hgrn2_gate(forget: Tensor, lower_bound: Tensor | None) -> tuple[Tensor, Tensor]:
     """Key and log decay from the forget pre-activation, in float32 (Qin et al. 2024, arXiv:2404.07904, eq. 6-8).
@@ -18,5 +21,5 @@ def hgrn2_gate(forget: Tensor, lower_bound: Tensor | None) -> tuple[Tensor, Tens
     key = torch.sigmoid(-forget)
     if lower_bound is None:
         return key, functional.logsigmoid(forget)
-    key = key * (1 - lower_bound)
+    key = key * (1 - lower_bound.clamp_min(LEAST_BOUND))
     return key, torch.log1p(-key)
