@@ -69,7 +69,6 @@ def start_stack(settings: StackSettings, say: Say = print) -> StackState:
         state = read_state(settings)
         if state is not None and state.is_running():
             _refuse_other_ports(settings, state)
-            say(f"The stack is running: Prefect {state.prefect_url}, MLflow {state.mlflow_url}.")
         else:
             _launch_supervisor(settings, say)
         plan = load_deployments(settings)
@@ -80,7 +79,7 @@ def start_stack(settings: StackSettings, say: Say = print) -> StackState:
             plan = load_deployments(settings, even_unchanged=True)
         names = apply_deployments(plan, state.prefect_api_url)
         state = _wait_until(settings, lambda found: found.phase is Phase.READY)
-        say(f"Ready: Prefect {state.prefect_url}, MLflow {state.mlflow_url}, deployments {', '.join(names)}.")
+        say(f"Running: Prefect {state.prefect_url}, MLflow {state.mlflow_url}, deployments {', '.join(names)}.")
         return state
 
 

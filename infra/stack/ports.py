@@ -45,8 +45,8 @@ def port_holder(port: int) -> str | None:
     except psutil.AccessDenied:
         return None
     for connection in connections:
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-        if listens and connection.laddr[1] == port and connection.pid:
+        listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+        if listens and connection.pid:
             try:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
             except psutil.NoSuchProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,15 @@ TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 RETRYABLE_STATES = frozenset({"FAILED", "CRASHED", "CANCELLED"})
 POLL_SECONDS = 1.0
 LOG_PAGE = 200
+PREFECT_REPEATS = ("Engine execution exited with",)
+PREFECT_WORKINGS = (
+    "Running 1 deployment pull step",
+    "Executing deployment step",
+    "Deployment step",
+    "All deployment steps",
+    "Beginning flow run",
+    "Finished in state",
+)
 SERVER_RESTART_SECONDS = 120.0
 
 
@@ -50,6 +60,16 @@ class LogLine:
     timestamp: datetime
     level: int
     message: str
+    logger: str
+
+    @property
+    def is_plumbing(self) -> bool:
+        """Prefect telling of its own workings, or repeating a traceback: of use in the full log only."""
+        if self.message.startswith(PREFECT_REPEATS):
+            return True
+        return self.level < logging.WARNING and (
+            self.message.startswith(PREFECT_WORKINGS) or self.logger == "prefect.flow_runs.worker"
+        )
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,9 @@ class PrefectRuns:
             for entry in page:
                 if entry["id"] not in seen:
                     seen.add(entry["id"])
-                    yield LogLine(datetime.fromisoformat(entry["timestamp"]), entry["level"], entry["message"])
+                    yield LogLine(
+                        datetime.fromisoformat(entry["timestamp"]), entry["level"], entry["message"], entry["name"]
+                    )
             if len(page) < LOG_PAGE:
                 return
             offset += LOG_PAGE
@@ -217,13 +239,18 @@ class _Follower:
         run = self.runs.read(self.flow_run_id)
         if run.is_over:
             time.sleep(LAST_LOGS_SECONDS)
-        yield from self._new_stages()
+        else:
+            yield from self._run_change(run)
         yield from self._new_logs()
+        yield from self._new_stages()
         yield from self._new_progress()
+        yield from self._run_change(run)
+        self.is_over = run.is_over
+
+    def _run_change(self, run: FlowRun) -> Iterator[Event]:
         if run.state_name != self._state:
             self._state = run.state_name
             yield RunChange(run)
-        self.is_over = run.is_over
 
     def _new_stages(self) -> Iterator[Event]:
         body = {

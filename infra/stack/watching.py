@@ -53,7 +53,8 @@ class RunView:
     def _show_one(self, event: Event) -> FlowRun | None:
         match event:
             case LogLine():
-                self._print_log(event)
+                if not event.is_plumbing:
+                    self._print_log(event)
             case StageChange():
                 self._print_stage(event)
             case ProgressEvent():
