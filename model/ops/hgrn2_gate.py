@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Keeps 1 - key representable where a learned bound has shrunk to nothing and the gate is shut: log(0) would follow.
+# Keeps 1 - key above zero, whose logarithm is needed, where a learned bound has shrunk to nothing.
 LEAST_BOUND = 2.0**-23
 
 
