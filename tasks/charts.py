@@ -25,6 +25,9 @@ _DOTS_PER_INCH = 130
 
 def new_chart(title: str, rows: int = 6) -> tuple[Figure, Axes]:
     """A figure with room for `rows` horizontal bars."""
+    # Imported here: worker processes import the stages but never draw.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_WIDTH_INCHES, 1.6 + 0.34 * max(rows, 4)), dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)

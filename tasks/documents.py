@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import xxhash
 
 from infra.artifacts import Artifact, StageContext
@@ -105,7 +106,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one shard; raises ArtifactCorrupted naming the file when it is not a readable shard."""
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else None)
+        # ParquetFile, not read_table: the latter imports pandas, a second of start-up in every worker.
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=list(columns) if columns is not None else None)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactCorrupted(
             f"document shard '{path}' cannot be read: {error}.",
@@ -124,7 +127,7 @@ def iterate_texts(artifact: Artifact) -> Iterator[str]:
         yield from read_table(path, ["text"]).column("text").to_pylist()
 
 
-def only_input(context: StageContext[object]) -> Artifact:
+def only_input(context: StageContext[Any]) -> Artifact:
     """The one artifact a data stage works on; raises ConfigurationError for any other number."""
     inputs = list(context.inputs.values())
     if len(inputs) != 1:

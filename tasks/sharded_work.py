@@ -11,10 +11,10 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from infra.artifacts import StageContext
 from infra.errors import PipelineError
@@ -41,7 +41,7 @@ class _Failure:
 
 
 @dataclass(frozen=True)
-class ProgressSpan(Generic[UnitT]):
+class ProgressSpan:
     """The part of a stage's progress bar that a round of units fills, and what it is called."""
 
     label: str
@@ -53,74 +53,80 @@ class ProgressSpan(Generic[UnitT]):
         return self.start + (self.end - self.start) * share
 
 
-def run_units(
-    context: StageContext[Any],
-    units: Mapping[str, UnitT],
-    work: Callable[[UnitT], UnitOutput],
-    workers: int,
-    span: ProgressSpan[Any],
-) -> dict[str, dict[str, Any]]:
-    """Run `work` on every unit that has no marker yet; return each unit's statistics in the given order.
+class ShardWorkers:
+    """The worker processes of one stage, started when first needed and shared by all its rounds."""
 
-    `work` must be a module-level function. The first error stops the round; finished units keep
-    their markers.
-    """
-    finished: dict[str, dict[str, Any]] = {}
-    for name in units:
-        statistics = context.shards.statistics(_marker(span, name))
-        if statistics is not None:
-            finished[name] = statistics
-    pending = {name: unit for name, unit in units.items() if name not in finished}
-    _report(context, span, len(finished), len(units))
-    for name, output in _outputs(context, span, len(finished), len(units), pending, work, workers):
-        context.shards.finish(_marker(span, name), output.files, output.statistics)
-        finished[name] = output.statistics
-        _report(context, span, len(finished), len(units))
-    return {name: finished[name] for name in units}
+    def __init__(self, context: StageContext[Any], workers: int) -> None:
+        self._context = context
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
 
+    def __enter__(self) -> ShardWorkers:
+        return self
 
-def _marker(span: ProgressSpan[Any], name: str) -> str:
-    return f"{span.label.replace(' ', '-')}/{name}"
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def run(
+        self, span: ProgressSpan, units: Mapping[str, UnitT], work: Callable[[UnitT], UnitOutput]
+    ) -> dict[str, dict[str, Any]]:
+        """Run `work` on every unit that has no marker yet; return each unit's figures in the given order.
 
-def _report(context: StageContext[Any], span: ProgressSpan[Any], done: int, total: int) -> None:
-    context.report(span.at(done / max(total, 1)), f"{span.label}: {done} of {total}", None)
+        `work` must be a module-level function. The first error ends the round; finished units keep
+        their markers.
+        """
+        finished: dict[str, dict[str, Any]] = {}
+        for name in units:
+            statistics = self._context.shards.statistics(_marker(span, name))
+            if statistics is not None:
+                finished[name] = statistics
+        pending = {name: unit for name, unit in units.items() if name not in finished}
+        self._report(span, len(finished), len(units))
+        for name, output in self._outputs(span, len(units), pending, work):
+            self._context.shards.finish(_marker(span, name), output.files, output.statistics)
+            finished[name] = output.statistics
+            self._report(span, len(finished), len(units))
+        return {name: finished[name] for name in units}
 
+    def _report(self, span: ProgressSpan, done: int, total: int) -> None:
+        self._context.report(span.at(done / max(total, 1)), f"{span.label}: {done} of {total}", None)
 
-def _outputs(
-    context: StageContext[Any],
-    span: ProgressSpan[Any],
-    done: int,
-    total: int,
-    pending: Mapping[str, UnitT],
-    work: Callable[[UnitT], UnitOutput],
-    workers: int,
-) -> Iterator[tuple[str, UnitOutput]]:
-    """Finished units as they come."""
-    if workers <= 1 or len(pending) <= 1:
-        for name, unit in pending.items():
-            yield name, work(unit)
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(pending)), multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
-    try:
-        names: dict[Future[UnitOutput | _Failure], str] = {
-            pool.submit(_guarded, work, unit): name for name, unit in pending.items()
-        }
+    def _outputs(
+        self, span: ProgressSpan, total: int, pending: Mapping[str, UnitT], work: Callable[[UnitT], UnitOutput]
+    ) -> Iterator[tuple[str, UnitOutput]]:
+        """Finished units as they come."""
+        if self._workers <= 1 or len(pending) <= 1:
+            for name, unit in pending.items():
+                yield name, work(unit)
+            return
+        pool = self._started_pool()
+        names = {pool.submit(_guarded, work, unit): name for name, unit in pending.items()}
         waiting = set(names)
-        while waiting:
-            ready, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-            # Also the moment where a cancellation or a lost lease surfaces.
-            _report(context, span, done, total)
-            for future in ready:
-                outcome = future.result()
-                if isinstance(outcome, _Failure):
-                    raise outcome.error_type(outcome.problem, outcome.fix)
-                done += 1
-                yield names[future], outcome
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            while waiting:
+                ready, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+                if not ready:
+                    # Nothing finished, but this is where a cancellation or a lost lease surfaces.
+                    self._report(span, total - len(waiting), total)
+                for future in ready:
+                    outcome = future.result()
+                    if isinstance(outcome, _Failure):
+                        raise outcome.error_type(outcome.problem, outcome.fix)
+                    yield names[future], outcome
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _started_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_end_with_parent)
+        return self._pool
+
+
+def _marker(span: ProgressSpan, name: str) -> str:
+    return f"{span.label.replace(' ', '-')}/{name}"
 
 
 def _guarded(work: Callable[[UnitT], UnitOutput], unit: UnitT) -> UnitOutput | _Failure:

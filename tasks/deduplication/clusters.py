@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from tasks.deduplication.minhash import Hashes, Positions, jaccard, shingle_sets
 
@@ -37,6 +35,10 @@ def verify(
 
 def connected(count: int, pairs: Positions) -> Positions:
     """[count] cluster number of each item; items without a pair are alone in theirs."""
+    # Imported here: worker processes need signatures only, and scipy takes half a second to load.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     labels: Positions = connected_components(links, directed=False)[1].astype(np.int64)
     return labels

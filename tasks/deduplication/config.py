@@ -11,24 +11,24 @@ class DeduplicationConfig(StageConfig):
     """Exact duplicates first, then near-duplicates by MinHash LSH with every candidate verified exactly."""
 
     threshold: float = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity of word n-grams from which two texts are one"
+        default=0.8, gt=0, le=1, description="Jaccard similarity of word n-grams from which two texts are one"
     )
-    ngram_words: int = Field(5, ge=1, le=20, description="words a shingle")
-    permutations: int = Field(128, ge=8, le=1024, description="hash functions a MinHash signature")
-    bands: int = Field(25, ge=1, description="LSH bands; 25 x 5 is permissive, the verification decides")
-    rows_per_band: int = Field(5, ge=1, description="signature values a band")
-    seed: int = Field(1, description="seed of the hash functions and of the planted pairs")
+    ngram_words: int = Field(default=5, ge=1, le=20, description="words a shingle")
+    permutations: int = Field(default=128, ge=8, le=1024, description="hash functions a MinHash signature")
+    bands: int = Field(default=25, ge=1, description="LSH bands; 25 x 5 is permissive, the verification decides")
+    rows_per_band: int = Field(default=5, ge=1, description="signature values a band")
+    seed: int = Field(default=1, description="seed of the hash functions and of the planted pairs")
     small_bucket: int = Field(
-        64,
+        default=64,
         ge=2,
         description="all pairs are compared in buckets up to this size; larger ones are linked in a chain",
     )
     planted_pairs: int = Field(
-        300,
+        default=300,
         ge=0,
         description="near-duplicates of known similarity made in every run to measure precision and recall",
     )
-    example_clusters: int = Field(20, ge=0, description="clusters shown with excerpts in clusters.jsonl")
+    example_clusters: int = Field(default=20, ge=0, description="clusters shown with excerpts in clusters.jsonl")
     workers: int = run_argument(2, "processes that sign and write shards at the same time", ge=1)
 
     @model_validator(mode="after")

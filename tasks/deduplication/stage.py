@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 import xxhash
 
 from infra.artifacts import Stage, StageContext, StageResult
@@ -34,7 +34,7 @@ from tasks.documents import (
     read_table,
     write_table,
 )
-from tasks.sharded_work import ProgressSpan, UnitOutput, run_units
+from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 
 EXACT = "exact duplicate"
 NEAR = "near duplicate"
@@ -108,14 +108,14 @@ def run(context: StageContext[DeduplicationConfig]) -> StageResult:
     shards = document_shards(artifact)
     sketches = {name: scratch / "sketches" / f"{name}.npz" for name in shards}
     signing = {name: SignUnit(path, sketches[name], settings) for name, path in shards.items()}
-    run_units(context, signing, sign_shard, config.workers, ProgressSpan("sketching", 0.0, 0.6))
-    corpus = _load(shards, sketches)
-    context.report(0.62, f"comparing {len(corpus.ids)} documents", None)
-    decisions = _decide(corpus, config)
-    planted = _planted(corpus, settings, config)
-    context.report(0.8, "writing", None)
-    writing = _write_units(context, corpus, decisions)
-    figures = run_units(context, writing, write_shard, config.workers, ProgressSpan("writing", 0.8, 0.95))
+    with ShardWorkers(context, config.workers) as workers:
+        workers.run(ProgressSpan("sketching", 0.0, 0.6), signing, sign_shard)
+        corpus = _load(shards, sketches)
+        context.report(0.62, f"comparing {len(corpus.ids)} documents", None)
+        decisions = _decide(corpus, config)
+        planted = _planted(corpus, settings, config)
+        writing = _write_units(context, corpus, decisions)
+        figures = workers.run(ProgressSpan("writing", 0.8, 0.95), writing, write_shard)
     sizes = _cluster_sizes(decisions)
     _write_examples(context.directory / "clusters.jsonl", corpus, decisions, config.example_clusters)
     result = _result(context, figures, corpus, decisions, planted, sizes, dict(carried_statistics(artifact)))

@@ -24,10 +24,11 @@ class DecontaminationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     evaluation_sets: tuple[AnySource, ...] = Field(
-        (), description="sources of evaluation items; a document sharing a run of words with one is removed"
+        default=(),
+        description="sources of evaluation items; a document sharing a run of words with one is removed",
     )
     ngram_words: int = Field(
-        13, ge=5, le=50, description="length of the shared run of words (13: Brown et al. 2020)"
+        default=13, ge=5, le=50, description="length of the shared run of words (13: Brown et al. 2020)"
     )
 
 
@@ -35,12 +36,12 @@ class DownloadConfig(StageConfig):
     """Sources, in order, and what must not leak into them."""
 
     sources: tuple[AnySource, ...] = Field(
-        (StandardLibraryDocs(name="stdlib-docs"),), min_length=1, description="where the texts come from"
+        default=(StandardLibraryDocs(name="stdlib-docs"),), min_length=1, description="where the texts come from"
     )
     decontamination: DecontaminationConfig = Field(
-        DecontaminationConfig(), description="evaluation items to keep out of the documents"
+        default=DecontaminationConfig(), description="evaluation items to keep out of the documents"
     )
-    shard_bytes: int = Field(4 << 20, ge=1 << 10, description="text per document shard, bytes of UTF-8")
+    shard_bytes: int = Field(default=4 << 20, ge=1 << 10, description="text per document shard, bytes of UTF-8")
     unavailable: tuple[UnavailableSource, ...] = run_argument(
         (), "optional sources that resolve_sources found to be unavailable (for the report)"
     )

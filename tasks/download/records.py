@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import ConfigurationError, SourceError
@@ -37,12 +37,13 @@ class FieldChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     text_fields: tuple[str, ...] = Field(
-        ("text",),
+        default=("text",),
         min_length=1,
-        description="fields whose texts are joined by a blank line, in this order; `*` takes every text in the record",
+        description="fields whose texts are joined by a blank line, in order; `*` takes every text of the record",
     )
     distinct: bool = Field(
-        False, description="yield each text once per file (question sets repeat their passage per question)"
+        default=False,
+        description="yield each text once per file (question sets repeat their passage per question)",
     )
 
 

@@ -28,7 +28,7 @@ from tasks.download.config import DownloadConfig, UnavailableSource
 from tasks.download.decontamination import load_index, ngram_index, save_index, shared_ngrams
 from tasks.download.records import Record
 from tasks.download.sources import Source
-from tasks.sharded_work import ProgressSpan, UnitOutput, run_units
+from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 
 CONTAMINATED = "shares a run of words with an evaluation item"
 EMPTY = "empty"
@@ -63,8 +63,8 @@ def run(context: StageContext[DownloadConfig]) -> StageResult:
         )
         for source in config.sources
     }
-    span: ProgressSpan[SourceUnit] = ProgressSpan("sources", 0.05, 0.95)
-    figures = run_units(context, units, read_source, config.workers, span)
+    with ShardWorkers(context, config.workers) as workers:
+        figures = workers.run(ProgressSpan("sources", 0.05, 0.95), units, read_source)
     unavailable = [*config.unavailable, *missing_sets, *_unavailable(config, figures)]
     for source in unavailable:
         context.log.warning("%s Going on without it (it is optional).", source.reason)
@@ -118,8 +118,8 @@ def _shards_of_records(unit: SourceUnit) -> Iterator[list[Record]]:
     for record in unit.source.records(unit.cache_directory):
         records.append(record)
         size += len(record.text.encode("utf-8", "replace"))
-        if size >= unit.shard_bytes or (cap_reached := _reaches(unit.source.maximum_bytes, total + size)):
-            cap_reached = _reaches(unit.source.maximum_bytes, total + size)
+        cap_reached = _reaches(unit.source.maximum_bytes, total + size)
+        if cap_reached or size >= unit.shard_bytes:
             yield records
             total, records, size = total + size, [], 0
             if cap_reached:
@@ -212,7 +212,7 @@ def _result(
             ],
         },
         statistics={
-            "sources": {name: figure for name, figure in present.items()},
+            "sources": present,
             "carried": {
                 "decontaminated_documents": contaminated,
                 "unavailable_sources": [gone.model_dump() for gone in unavailable],

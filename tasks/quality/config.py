@@ -21,43 +21,57 @@ class RuleLimits(_Settings):
     2024, section 3.5. Code: the filters of StarCoder (Li et al. 2023, section 3.1) and Codex.
     """
 
-    minimum_words: int = Field(50, ge=0, description="Gopher: words in the document")
-    maximum_words: int = Field(100_000, ge=1, description="Gopher: words in the document")
-    mean_word_length: tuple[float, float] | None = Field((3.0, 10.0), description="Gopher: characters a word")
-    maximum_symbols_per_word: float | None = Field(0.1, description="Gopher: hash signs and ellipses a word")
-    maximum_bullet_lines: float | None = Field(0.9, description="Gopher: share of lines that start with a bullet")
-    maximum_ellipsis_lines: float | None = Field(0.3, description="Gopher: share of lines that end in an ellipsis")
-    minimum_alphabetic_words: float | None = Field(0.8, description="Gopher: share of words with a letter in them")
+    minimum_words: int = Field(default=50, ge=0, description="Gopher: words in the document")
+    maximum_words: int = Field(default=100_000, ge=1, description="Gopher: words in the document")
+    mean_word_length: tuple[float, float] | None = Field(
+        default=(3.0, 10.0), description="Gopher: characters a word"
+    )
+    maximum_symbols_per_word: float | None = Field(
+        default=0.1, description="Gopher: hash signs and ellipses a word"
+    )
+    maximum_bullet_lines: float | None = Field(
+        default=0.9, description="Gopher: share of lines that start with a bullet"
+    )
+    maximum_ellipsis_lines: float | None = Field(
+        default=0.3, description="Gopher: share of lines that end in an ellipsis"
+    )
+    minimum_alphabetic_words: float | None = Field(
+        default=0.8, description="Gopher: share of words with a letter in them"
+    )
     minimum_stop_words: int = Field(
-        2, ge=0, le=8, description="Gopher: different words of the/be/to/of/and/that/have/with"
+        default=2, ge=0, le=8, description="Gopher: different words of the/be/to/of/and/that/have/with"
     )
-    maximum_duplicate_lines: float | None = Field(0.3, description="Gopher: share of lines seen before")
+    maximum_duplicate_lines: float | None = Field(default=0.3, description="Gopher: share of lines seen before")
     maximum_duplicate_line_characters: float | None = Field(
-        0.1, description="FineWeb: share of characters in lines seen before (Gopher: 0.2)"
+        default=0.1, description="FineWeb: share of characters in lines seen before (Gopher: 0.2)"
     )
-    maximum_top_2gram: float | None = Field(0.2, description="Gopher: share of characters in the commonest 2-gram")
+    maximum_top_2gram: float | None = Field(
+        default=0.2, description="Gopher: share of characters in the commonest 2-gram"
+    )
     maximum_top_3gram: float | None = Field(
-        0.18, description="Gopher: share of characters in the commonest 3-gram"
+        default=0.18, description="Gopher: share of characters in the commonest 3-gram"
     )
     maximum_top_4gram: float | None = Field(
-        0.16, description="Gopher: share of characters in the commonest 4-gram"
+        default=0.16, description="Gopher: share of characters in the commonest 4-gram"
     )
     maximum_duplicate_5grams: float | None = Field(
-        0.15, description="Gopher: share of characters in repeated 5-grams"
+        default=0.15, description="Gopher: share of characters in repeated 5-grams"
     )
     maximum_duplicate_10grams: float | None = Field(
-        0.1, description="Gopher: share of characters in repeated 10-grams"
+        default=0.1, description="Gopher: share of characters in repeated 10-grams"
     )
     minimum_terminal_lines: float | None = Field(
-        0.12, description="FineWeb: share of lines that end in punctuation"
+        default=0.12, description="FineWeb: share of lines that end in punctuation"
     )
-    maximum_short_lines: float | None = Field(0.67, description="FineWeb: share of lines of at most 30 characters")
-    forbid_placeholders: bool = Field(True, description="C4: no 'lorem ipsum', no 'enable javascript'")
-    forbid_braces: bool = Field(True, description="C4: no '{', which marks code")
-    maximum_mean_line_characters: float | None = Field(None, description="Code: mean line length (100)")
-    maximum_line_characters: float | None = Field(None, description="Code: longest line (1,000)")
+    maximum_short_lines: float | None = Field(
+        default=0.67, description="FineWeb: share of lines of at most 30 characters"
+    )
+    forbid_placeholders: bool = Field(default=True, description="C4: no 'lorem ipsum', no 'enable javascript'")
+    forbid_braces: bool = Field(default=True, description="C4: no '{', which marks code")
+    maximum_mean_line_characters: float | None = Field(default=None, description="Code: mean line length (100)")
+    maximum_line_characters: float | None = Field(default=None, description="Code: longest line (1,000)")
     minimum_letters: float | None = Field(
-        None, description="Code: share of letters among visible characters (0.25)"
+        default=None, description="Code: share of letters among visible characters (0.25)"
     )
 
 
@@ -100,28 +114,30 @@ CODE = RuleLimits(
 class SourceSettings(_Settings):
     """How one source is judged."""
 
-    rules: str = Field("prose", description="name of the rule set")
+    rules: str = Field(default="prose", description="name of the rule set")
     minimum_language_probability: float = Field(
-        0.9,
+        default=0.9,
         ge=0,
         le=1,
-        description="fastText probability of the language; 0.9 keeps 97-100% of prose but a fifth of technical text",
+        description="fastText probability of the language; 0.9 keeps prose but a fifth of technical text",
     )
-    expected_loss: float = Field(0.9, ge=0, le=1, description="alarm when a larger share of the source is removed")
+    expected_loss: float = Field(
+        default=0.9, ge=0, le=1, description="alarm when a larger share of the source is removed"
+    )
 
 
 class ProfanityConfig(_Settings):
     """Density rule: single hits remove great literature (half of Moby Dick's chapters have one)."""
 
-    minimum_hits: int = Field(2, ge=1, description="hits below this never remove a document")
-    maximum_share: float = Field(0.002, ge=0, le=1, description="share of words that may be profane")
+    minimum_hits: int = Field(default=2, ge=1, description="hits below this never remove a document")
+    maximum_share: float = Field(default=0.002, ge=0, le=1, description="share of words that may be profane")
 
 
 class SpamConfig(_Settings):
     """Rules against link farms and sales copy."""
 
-    maximum_links_per_word: float = Field(0.15, ge=0, description="addresses a word")
-    maximum_phrases: int = Field(2, ge=0, description="different sales phrases that may occur")
+    maximum_links_per_word: float = Field(default=0.15, ge=0, description="addresses a word")
+    maximum_phrases: int = Field(default=2, ge=0, description="different sales phrases that may occur")
 
 
 class PiiKind(StrEnum):
@@ -148,34 +164,37 @@ class PiiConfig(_Settings):
     """Personal data: policy by kind, and the density above which a document is a contact list."""
 
     policies: dict[PiiKind, PiiPolicy] = Field(
-        dict.fromkeys(PiiKind, PiiPolicy.MASK), description="what to do with each kind"
+        default=dict.fromkeys(PiiKind, PiiPolicy.MASK), description="what to do with each kind"
     )
     maximum_per_thousand_words: float = Field(
-        30.0, ge=0, description="hits per 1,000 words above which it is dropped"
+        default=30.0, ge=0, description="hits per 1,000 words above which it is dropped"
     )
-    minimum_hits_to_drop: int = Field(5, ge=1, description="fewer hits than this never drop a document")
+    minimum_hits_to_drop: int = Field(default=5, ge=1, description="fewer hits than this never drop a document")
 
 
 class QualityConfig(StageConfig):
     """Filters from cheap to dear, then the global cut by quality score."""
 
-    minimum_characters: int = Field(100, ge=1, description="shorter documents are removed")
-    maximum_characters: int = Field(1_000_000, ge=1, description="longer documents are removed")
-    language: str = Field("en", min_length=2, description="language to keep (fastText label)")
+    minimum_characters: int = Field(default=100, ge=1, description="shorter documents are removed")
+    maximum_characters: int = Field(default=1_000_000, ge=1, description="longer documents are removed")
+    language: str = Field(default="en", min_length=2, description="language to keep (fastText label)")
     rule_sets: dict[str, RuleLimits] = Field(
-        {"prose": PROSE, "documentation": DOCUMENTATION, "code": CODE}, description="rule sets by name"
+        default={"prose": PROSE, "documentation": DOCUMENTATION, "code": CODE}, description="rule sets by name"
     )
-    default_settings: SourceSettings = Field(SourceSettings(), description="settings of sources not named below")
-    sources: dict[str, SourceSettings] = Field({}, description="settings by source name")
-    profanity: ProfanityConfig = Field(ProfanityConfig(), description="profanity by density")
-    spam: SpamConfig = Field(SpamConfig(), description="links and sales phrases")
-    pii: PiiConfig = Field(PiiConfig(), description="personal data and secrets")
+    default_settings: SourceSettings = Field(
+        default=SourceSettings(), description="settings of sources not named below"
+    )
+    sources: dict[str, SourceSettings] = Field(default={}, description="settings by source name")
+    profanity: ProfanityConfig = Field(default=ProfanityConfig(), description="profanity by density")
+    spam: SpamConfig = Field(default=SpamConfig(), description="links and sales phrases")
+    pii: PiiConfig = Field(default=PiiConfig(), description="personal data and secrets")
     drop_fraction: float = Field(
-        0.3, ge=0, lt=1, description="share with the lowest quality score that is removed"
+        default=0.3, ge=0, lt=1, description="share with the lowest quality score that is removed"
     )
-    quantile_over: Literal["rule_set", "all"] = Field(
-        "rule_set",
-        description="take the lowest share of every rule set (the score only ranks texts of one kind), or of all together",
+    quantile_over: Literal["all", "rule_set", "source"] = Field(
+        default="rule_set",
+        description="take the lowest share of all documents, of every rule set (the score only ranks texts of one "
+        "kind), or of every source (keeps the mixture as it is)",
     )
     workers: int = run_argument(2, "processes that filter shards at the same time", ge=1)
 

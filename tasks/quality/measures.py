@@ -18,20 +18,24 @@ from tasks.quality.words import (
     hash_spans,
     hash_vocabulary,
     hash_words,
+    mix,
     sum_by_text,
 )
-from tasks.quality.words import mix as mix_hashes
 
 Floats = npt.NDArray[np.float64]
 
 #: Gopher's stop words (Rae et al. 2021): a text without two of them is hardly running English.
 GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 #: Function words whose share tells running prose from lists and tables.
-FUNCTION_WORDS = ["a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "but", "by", "can", "could", "did", "do", "does", "each", "for", "from", "had", "has", "have", "he", "her", "his", "how", "if", "in", "into", "is", "it", "its", "may", "more", "most", "no", "not", "of", "on", "one", "only", "or", "other", "our", "out", "over", "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "two", "under", "until", "up", "was", "we", "were", "what", "when", "where", "which", "while", "who", "will", "with", "would", "you", "your"]
+FUNCTION_WORDS = (
+    "a about after all also an and any are as at be because been before but by can could did do does each for "
+    "from had has have he her his how if in into is it its may more most no not of on one only or other our out "
+    "over she should so some such than that the their them then there these they this those to two under until up "
+    "was we were what when where which while who will with would you your"
+)
 _SHORT_LINE_CHARACTERS = 30
 _TERMINAL_BYTES = np.zeros(256, np.bool_)
 _TERMINAL_BYTES[list(b".!?\"':;")] = True
-_LONGEST_PHRASE_WORDS = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _stop_words() -> Hashes:
 
 @cache
 def _function_words() -> Hashes:
-    return hash_vocabulary(FUNCTION_WORDS)
+    return hash_vocabulary(FUNCTION_WORDS.split())
 
 
 @cache
@@ -215,15 +219,17 @@ def _starts_with_bullet(
     second = words_buffer[np.minimum(starts + 1, ends - 1)]
     third = words_buffer[np.minimum(starts + 2, ends - 1)]
     plain = ((head == ord("-")) | (head == ord("*")) | (head == ord("+"))) & (second == 32)
-    typographic: npt.NDArray[np.bool_] = (head == 0xE2) & (second == 0x80) & (third == 0xA2)
-    return plain | typographic
+    typographic = (head == 0xE2) & (second == 0x80) & (third == 0xA2)
+    bullets: npt.NDArray[np.bool_] = plain | typographic
+    return bullets
 
 
 def _ends_in_ellipsis(buffer: npt.NDArray[np.uint8], starts: Positions, ends: Positions) -> npt.NDArray[np.bool_]:
     last, second, third = (buffer[np.maximum(ends - back, starts)] for back in (1, 2, 3))
     dots = (last == 46) & (second == 46) & (third == 46)
-    typographic: npt.NDArray[np.bool_] = (third == 0xE2) & (second == 0x80) & (last == 0xA6)
-    return dots | typographic
+    typographic = (third == 0xE2) & (second == 0x80) & (last == 0xA6)
+    ellipses: npt.NDArray[np.bool_] = dots | typographic
+    return ellipses
 
 
 def _maximum_by_text(values: Floats, text: Positions, texts: int) -> Floats:
@@ -234,7 +240,8 @@ def _maximum_by_text(values: Floats, text: Positions, texts: int) -> Floats:
 
 def _within_text(hashes: Hashes, text: Positions) -> Hashes:
     """Make equal hashes of different texts differ."""
-    return hashes ^ mix_hashes(text.astype(np.uint64) + np.uint64(1))
+    distinct: Hashes = hashes ^ mix(text.astype(np.uint64) + np.uint64(1))
+    return distinct
 
 
 def _seen_before(hashes: Hashes, text: Positions) -> npt.NDArray[np.bool_]:

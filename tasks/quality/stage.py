@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.artifacts import Stage, StageContext, StageResult
 from infra.errors import PipelineError
@@ -33,7 +33,7 @@ from tasks.documents import (
 )
 from tasks.quality.config import QualityConfig
 from tasks.quality.judgement import LOW_QUALITY, Verdict, judge
-from tasks.sharded_work import ProgressSpan, UnitOutput, run_units
+from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 
 _VERDICT_SCHEMA = pa.schema(
     [
@@ -77,20 +77,21 @@ def run(context: StageContext[QualityConfig]) -> StageResult:
     scratch = context.directory / SCRATCH
     verdicts = {name: scratch / "verdicts" / path.name for name, path in shards.items()}
     judging = {name: JudgeUnit(path, verdicts[name], config) for name, path in shards.items()}
-    run_units(context, judging, judge_shard, config.workers, ProgressSpan("judging", 0.0, 0.8))
-    thresholds = _thresholds(config, shards, verdicts)
-    writing = {
-        name: WriteUnit(
-            path,
-            verdicts[name],
-            context.directory / DOCUMENTS / path.name,
-            context.directory / REMOVED / path.name,
-            thresholds,
-            config,
-        )
-        for name, path in shards.items()
-    }
-    figures = run_units(context, writing, write_shard, config.workers, ProgressSpan("writing", 0.8, 0.95))
+    with ShardWorkers(context, config.workers) as workers:
+        workers.run(ProgressSpan("judging", 0.0, 0.8), judging, judge_shard)
+        thresholds = _thresholds(config, shards, verdicts)
+        writing = {
+            name: WriteUnit(
+                path,
+                verdicts[name],
+                context.directory / DOCUMENTS / path.name,
+                context.directory / REMOVED / path.name,
+                thresholds,
+                config,
+            )
+            for name, path in shards.items()
+        }
+        figures = workers.run(ProgressSpan("writing", 0.8, 0.95), writing, write_shard)
     result = _result(context, figures, thresholds, dict(carried_statistics(artifact)))
     shutil.rmtree(scratch, ignore_errors=True)
     return result
@@ -130,7 +131,8 @@ def _verdicts_table(verdicts: Sequence[Verdict]) -> pa.Table:
 
 
 def _cut_group(config: QualityConfig, source: str) -> str:
-    return config.settings_for(source).rules if config.quantile_over == "rule_set" else "all"
+    groups = {"all": "all", "rule_set": config.settings_for(source).rules, "source": source}
+    return groups[config.quantile_over]
 
 
 def _thresholds(

@@ -124,13 +124,8 @@ def hash_words(texts: Sequence[str]) -> Words:
     _separate_at_unicode_punctuation(buffer, is_word)
     edges = np.diff(is_word, prepend=np.uint8(0), append=np.uint8(0)).view(np.int8)
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    hashes = _hash_spans(buffer, starts, ends)
+    hashes = hash_spans(buffer, starts, ends)
     return Words(buffer, offsets, starts, ends, hashes, np.searchsorted(starts, offsets))
-
-
-def hash_of(word: str) -> np.uint64:
-    """Hash of one word, as `hash_words` gives it."""
-    return np.uint64(hash_words([word]).hashes[0])
 
 
 def hash_vocabulary(words: Iterable[str]) -> Hashes:
@@ -159,24 +154,19 @@ def batches(texts: Sequence[str], maximum_bytes: int = BATCH_BYTES) -> Iterator[
         yield range(start, len(texts))
 
 
-def sum_by_text(values: npt.NDArray[np.number], first: Positions) -> npt.NDArray[np.float64]:
+def sum_by_text(values: npt.NDArray[np.generic], first: Positions) -> npt.NDArray[np.float64]:
     """[texts] sums of per-word (or per-line) values; `first` as in `Words.first`."""
     running = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
     sums: npt.NDArray[np.float64] = running[first[1:]] - running[first[:-1]]
     return sums
 
 
-def _hash_spans(buffer: Bytes, starts: Positions, ends: Positions) -> Hashes:
+def hash_spans(buffer: Bytes, starts: Positions, ends: Positions) -> Hashes:
     """Polynomial hashes of byte spans from one running sum: sum(value[b] * m**i), shifted to i = 0."""
     forward, backward = _POWERS.up_to(len(buffer))
     running = np.zeros(len(buffer) + 1, np.uint64)
     np.cumsum(_BYTE_VALUE[buffer] * forward[: len(buffer)], out=running[1:])
     return mix((running[ends] - running[starts]) * backward[starts])
-
-
-def hash_spans(buffer: Bytes, starts: Positions, ends: Positions) -> Hashes:
-    """Hashes of arbitrary byte spans (lines, for instance)."""
-    return _hash_spans(buffer, starts, ends)
 
 
 def _separate_at_unicode_punctuation(buffer: Bytes, is_word: Bytes) -> None:
@@ -200,4 +190,6 @@ def _is_full_width_punctuation(second: Bytes, third: Bytes) -> npt.NDArray[np.bo
     """Second and third byte, after 0xEF, of U+FF01-FF65 other than letters and digits, and of U+FEFF."""
     marks = (second == 0xBC) & ((third <= 0x8F) | ((third >= 0x9A) & (third <= 0xA0)) | (third >= 0xBB))
     marks |= (second == 0xBD) & ((third == 0x80) | ((third >= 0x9B) & (third <= 0xA5)))
-    return marks | ((second == 0xBB) & (third == 0xBF))
+    marks |= (second == 0xBB) & (third == 0xBF)
+    found: npt.NDArray[np.bool_] = marks
+    return found

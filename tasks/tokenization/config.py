@@ -16,19 +16,25 @@ class TokenizationConfig(StageConfig):
         None, "a tokenizer.json (Hugging Face tokenizers) to use instead of training one"
     )
     tokenizer_checksum: str = Field(
-        "", description="checksum of the file at `tokenizer_path`; filled in by resolve_tokenizer"
+        default="", description="checksum of the file at `tokenizer_path`; filled in by resolve_tokenizer"
     )
-    vocabulary_size: int = Field(4096, ge=300, le=1 << 20, description="tokens of a trained vocabulary")
+    vocabulary_size: int = Field(default=4096, ge=300, le=1 << 20, description="tokens of a trained vocabulary")
     training_sample_bytes: int = Field(
-        8 << 20, ge=1 << 10, description="text that the vocabulary is trained on, chosen by document hash, bytes"
+        default=8 << 20,
+        ge=1 << 10,
+        description="text that the vocabulary is trained on, chosen by document hash, bytes",
     )
-    end_of_text: str = Field("<|endoftext|>", min_length=1, description="token appended to every document")
-    padding: str = Field("<|pad|>", min_length=1, description="token that fills batches (trained tokenizers)")
+    end_of_text: str = Field(default="<|endoftext|>", min_length=1, description="token appended to every document")
+    padding: str = Field(
+        default="<|pad|>", min_length=1, description="token that fills batches (trained tokenizers)"
+    )
     validation_fraction: float = Field(
-        0.02, ge=0, lt=1, description="share of documents held out, by document hash"
+        default=0.02, ge=0, lt=1, description="share of documents held out, by document hash"
     )
-    minimum_validation_documents: int = Field(16, ge=0, description="held-out documents even of a small corpus")
+    minimum_validation_documents: int = Field(
+        default=16, ge=0, description="held-out documents even of a small corpus"
+    )
     self_check_documents: int = Field(
-        20, ge=0, description="documents per shard that are decoded again and compared with their text"
+        default=20, ge=0, description="documents per shard that are decoded again and compared with their text"
     )
     workers: int = run_argument(2, "processes that encode shards at the same time", ge=1)

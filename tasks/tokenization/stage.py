@@ -18,7 +18,7 @@ from infra.storage.checksum import checksum_file
 from infra.storage.local import atomic_file
 from tasks.charts import plain_bars
 from tasks.documents import PLOTS, carried_statistics, document_shards, only_input, read_table
-from tasks.sharded_work import ProgressSpan, UnitOutput, run_units
+from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 from tasks.tokenization.config import TokenizationConfig
 from tasks.tokenization.token_shards import SOURCES_FILE, token_dtype, write_token_shard
 from tasks.tokenization.tokenizer import (
@@ -75,8 +75,8 @@ def run(context: StageContext[TokenizationConfig]) -> StageResult:
         )
         for number, (name, path) in enumerate(shards.items())
     }
-    span: ProgressSpan[EncodeUnit] = ProgressSpan("encoding", 0.3, 0.97)
-    figures = run_units(context, units, encode_shard, config.workers, span)
+    with ShardWorkers(context, config.workers) as workers:
+        figures = workers.run(ProgressSpan("encoding", 0.3, 0.97), units, encode_shard)
     return _result(
         context, artifact, figures, load_tokenizer(tokenizer_path, config.end_of_text), list(source_numbers)
     )

@@ -152,12 +152,14 @@ class TokenShard:
     @cached_property
     def sources(self) -> npt.NDArray[np.int32]:
         """[documents] source numbers (places in the artifact's sources.json)."""
-        return self._sidecar(".sources.npy")
+        values: npt.NDArray[np.int32] = self._sidecar(".sources.npy")
+        return values
 
     @cached_property
     def document_bytes(self) -> npt.NDArray[np.int64]:
         """[documents] bytes of UTF-8 text, for bits per byte."""
-        return self._sidecar(".bytes.npy")
+        values: npt.NDArray[np.int64] = self._sidecar(".bytes.npy")
+        return values
 
     def document(self, number: int) -> TokenIds:
         """Token ids of one document (a view); raises IndexError outside the shard."""

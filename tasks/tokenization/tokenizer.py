@@ -1,4 +1,4 @@
-"""The tokenizer: trained byte-level BPE with GPT-2's word pattern, or any tokenizer.json that passes the checks."""
+"""The tokenizer: trained byte-level BPE with GPT-2's word pattern, or a tokenizer.json that passes the checks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load_tokenizer(path: Path, end_of_text: str) -> LoadedTokenizer:
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+    except Exception as error:
         raise ConfigurationError(
             f"tokenizer '{path}' cannot be read: {error}.", "give a tokenizer.json of the `tokenizers` library."
         ) from error

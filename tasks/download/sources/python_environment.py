@@ -68,10 +68,12 @@ class InstalledDocs(Source):
     uri: Literal["python://installed-docs"] = "python://installed-docs"
     licence: str = "as installed"
     packages: tuple[str, ...] = Field(
-        (), description="distributions to read, in this order; empty: all of them by name"
+        default=(), description="distributions to read, in this order; empty: all of them by name"
     )
     maximum_bytes_per_package: int | None = Field(
-        None, gt=0, description="stop a distribution after this many bytes, so that a large one does not take all"
+        default=None,
+        gt=0,
+        description="stop a distribution after this many bytes, so that a large one does not take all",
     )
 
     def pin(self, cache_directory: Path) -> str:
@@ -170,7 +172,8 @@ def _is_encodable(text: str) -> bool:
 
 
 def _distribution_records(name: str, distribution: metadata.Distribution) -> Iterator[Record]:
-    description = distribution.metadata.get_payload()
+    # Everything after the header of METADATA; older ones have it as a header of its own.
+    description = distribution.metadata.json.get("description", "")
     if isinstance(description, str) and description.strip() and _is_encodable(description):
         yield Record(description, f"{name}/README")
     for file in sorted(distribution.files or [], key=lambda entry: entry.as_posix()):

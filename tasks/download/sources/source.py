@@ -20,11 +20,13 @@ class Source(BaseModel):
         description="short name in tables, file names and mixtures", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60
     )
     uri: str = Field(description="where the texts are; the scheme decides the kind of source")
-    licence: str = Field("unknown", description="licence noted with every document of this source")
-    optional: bool = Field(False, description="go on without this source when it cannot be had, and record it")
-    maximum_bytes: int | None = Field(None, gt=0, description="stop after this many bytes of UTF-8 text")
+    licence: str = Field(default="unknown", description="licence noted with every document of this source")
+    optional: bool = Field(
+        default=False, description="go on without this source when it cannot be had, and record it"
+    )
+    maximum_bytes: int | None = Field(default=None, gt=0, description="stop after this many bytes of UTF-8 text")
     pinned: str = Field(
-        "", description="digest of what this machine provides for the source; filled in by resolve_sources"
+        default="", description="digest of what this machine provides for the source; filled in by resolve_sources"
     )
 
     @abstractmethod

@@ -32,7 +32,9 @@ class WheelMember(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     include: str = Field(description="pattern of member paths, such as `package/data/*.jsonl`")
-    fields: FieldChoice = Field(FieldChoice(), description="which fields of structured records hold the text")
+    fields: FieldChoice = Field(
+        default=FieldChoice(), description="which fields of structured records hold the text"
+    )
 
 
 class WheelSource(Source):
@@ -40,7 +42,7 @@ class WheelSource(Source):
 
     members: tuple[WheelMember, ...] = Field(min_length=1, description="which files to read, and how")
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="the wheel's SHA-256, verified when given"
+        default=None, pattern="^[0-9a-f]{64}$", description="the wheel's SHA-256, verified when given"
     )
 
     @field_validator("uri")
