@@ -17,28 +17,32 @@ from pathlib import Path
 from infra.quiet import apply_quiet_environment
 
 SQLITE_PREFIX = "sqlite:///"
+# Not options: a database URL may hold a password, and every user of the machine sees command lines.
+DATABASE_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+ARTIFACTS_VARIABLE = "MLFLOW_ARTIFACTS_DESTINATION"
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, with the database and the artifact store that the environment names."""
     arguments = _arguments()
     apply_quiet_environment()
-    _use_write_ahead_log(arguments.database)
+    database, artifacts = os.environ[DATABASE_VARIABLE], os.environ[ARTIFACTS_VARIABLE]
+    _use_write_ahead_log(database)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
     from mlflow.server import constants
 
-    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = arguments.database
-    os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = arguments.database
+    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = database
+    os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = database
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
-    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = arguments.artifacts
+    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = artifacts
 
     import uvicorn
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    initialize_backend_stores(arguments.database, arguments.database, "mlflow-artifacts:/")
+    initialize_backend_stores(database, database, "mlflow-artifacts:/")
     uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False)
 
 
@@ -46,8 +50,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the MLflow server in one process.")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--database", required=True, help="SQLAlchemy URL of the tracking and registry database")
-    parser.add_argument("--artifacts", required=True, help="folder or URL under which artifacts are stored")
     return parser.parse_args()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infra.processes import child_environment
 from infra.quiet import QUIET_ENVIRONMENT
+from infra.stack.mlflow_server import ARTIFACTS_VARIABLE, DATABASE_VARIABLE
 from infra.stack.settings import HOME_VARIABLE, PROJECT_VARIABLE, STACK_ID_VARIABLE, WORK_POOL, StackSettings
 
 PREFECT = "prefect"
@@ -92,15 +93,16 @@ def prefect_server(settings: StackSettings, port: int) -> Service:
 def mlflow_server(settings: StackSettings, port: int) -> Service:
     """MLflow's tracking server and registry, on SQLite unless MLFLOW_BACKEND_STORE_URI names another database."""
     directory = settings.mlflow_directory
-    database = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{directory / 'mlflow.db'}"
-    artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or str(directory / "artifacts")
+    database = os.environ.get(DATABASE_VARIABLE) or f"sqlite:///{directory / 'mlflow.db'}"
+    artifacts = os.environ.get(ARTIFACTS_VARIABLE) or str(directory / "artifacts")
     command = [sys.executable, "-m", "infra.stack.mlflow_server", "--host", settings.host, "--port", str(port)]
     return Service(
         MLFLOW,
-        [*command, "--database", database, "--artifacts", artifacts],
+        command,
         settings.log_directory / "mlflow.log",
         settings.stack_directory,
         f"http://{settings.host}:{port}/health",
+        {DATABASE_VARIABLE: database, ARTIFACTS_VARIABLE: artifacts},
     )
 
 
