@@ -1,0 +1,26 @@
+"""One contract over every file a model can be in: our checkpoints, int8 and GGUF.
+
+Public surface: `open_model`, `ModelInterface` and the values it takes and returns.
+"""
+
+from model.interface.contract import (
+    Completion,
+    GenerationSettings,
+    Health,
+    ModelFormat,
+    ModelInfo,
+    ModelInterface,
+    TextScore,
+)
+from model.interface.opening import open_model
+
+__all__ = [
+    "Completion",
+    "GenerationSettings",
+    "Health",
+    "ModelFormat",
+    "ModelInfo",
+    "ModelInterface",
+    "TextScore",
+    "open_model",
+]

@@ -1,0 +1,97 @@
+"""The contract: text in, text out, whatever file the weights are in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.generation import SamplingConfig
+
+
+class ModelFormat(StrEnum):
+    """The files a model can be opened from."""
+
+    FLOAT32 = "fp32"
+    INT8 = "int8"
+    GGUF = "gguf"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GenerationSettings(_Value):
+    """What to write and how to choose it."""
+
+    maximum_new_tokens: int = Field(default=64, ge=1, description="tokens to write, at most")
+    sampling: SamplingConfig = Field(default=SamplingConfig(temperature=0.0), description="greedy by default")
+
+
+class Completion(_Value):
+    """What the model wrote after a prompt."""
+
+    text: str = Field(description="the continuation, without the prompt")
+    prompt_tokens: int
+    new_tokens: int
+    finished: bool = Field(description="the model ended the text itself; false when it ran out of tokens")
+
+
+class TextScore(_Value):
+    """How likely a text is as a whole document."""
+
+    tokens: list[str] = Field(description="the text's tokens as they are spelled in the vocabulary")
+    log_likelihoods: list[float] = Field(description="natural logarithm of each token's probability")
+    text_bytes: int
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the whole text, in nats."""
+        return sum(self.log_likelihoods)
+
+
+class ModelInfo(_Value):
+    """What is behind the interface."""
+
+    format: ModelFormat
+    parameters: int
+    vocabulary_size: int
+    maximum_context: int
+    layers: list[str] = Field(description="mixer kind of each layer")
+    file_bytes: int = Field(description="size of the weights on disk")
+
+
+class Health(_Value):
+    """Whether the model answers; `problem` says why not."""
+
+    ok: bool
+    seconds: float = Field(description="time of one token")
+    problem: str = ""
+
+
+class ModelInterface(ABC):
+    """One model, ready to use. Raises GenerationError for requests it cannot serve."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[str], settings: GenerationSettings = GenerationSettings()
+    ) -> list[Completion]:
+        """Continue each prompt; an empty prompt starts a document."""
+
+    @abstractmethod
+    def stream(self, prompt: str, settings: GenerationSettings = GenerationSettings()) -> Iterator[str]:
+        """Continue one prompt, piece by piece; the pieces together are what `generate` returns."""
+
+    @abstractmethod
+    def score(self, texts: Sequence[str]) -> list[TextScore]:
+        """Log-likelihood of each token of each text."""
+
+    @abstractmethod
+    def info(self) -> ModelInfo:
+        """Format, size and shape."""
+
+    @abstractmethod
+    def health(self) -> Health:
+        """Whether the model can answer now; never raises."""

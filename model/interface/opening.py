@@ -1,0 +1,92 @@
+"""Find out what a path holds and open it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load
+from model.errors import CheckpointError
+from model.exports.gguf import load_gguf, read_tokenizer_json
+from model.interface.contract import ModelFormat, ModelInterface
+from model.interface.hybrid import HybridInterface
+from model.language_model import HybridLM
+from model.quantization import WEIGHTS_FILE as INT8_WEIGHTS_FILE
+from model.quantization import load_int8
+
+TOKENIZER_FILE = "tokenizer.json"
+#: What documents end with, by the names tokenizers use; the first one present is taken.
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+
+
+def open_model(path: str | Path, tokenizer_path: str | Path | None = None) -> ModelInterface:
+    """Open a checkpoint directory, an int8 directory or a GGUF file; a weights file means its directory.
+
+    The tokenizer is the one given, else `tokenizer.json` beside the weights or one directory up,
+    else the one stored in the GGUF file. Raises CheckpointError when the path holds no model, more
+    than one, or no tokenizer is found.
+    """
+    model_format, weights = detect(Path(path))
+    tokenizer = _open_tokenizer(model_format, weights, None if tokenizer_path is None else Path(tokenizer_path))
+    model = _load(model_format, weights)
+    return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, weights.stat().st_size)
+
+
+def detect(path: Path) -> tuple[ModelFormat, Path]:
+    """The format and the file with the weights."""
+    by_name = {WEIGHTS_FILE: ModelFormat.FLOAT32, INT8_WEIGHTS_FILE: ModelFormat.INT8}
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return ModelFormat.GGUF, path
+        if path.name in by_name:
+            return by_name[path.name], path
+        raise CheckpointError(f"'{path}' is no weights file: give a .gguf file or a checkpoint directory")
+    found = [(by_name[name], path / name) for name in by_name if (path / name).is_file()]
+    found += [(ModelFormat.GGUF, file) for file in sorted(path.glob("*.gguf"))]
+    if not found:
+        raise CheckpointError(
+            f"'{path}' holds no model: expected {WEIGHTS_FILE} with {CONFIG_FILE}, {INT8_WEIGHTS_FILE} or a .gguf file"
+        )
+    if len(found) > 1:
+        names = ", ".join(file.name for _, file in found)
+        raise CheckpointError(f"'{path}' holds several models ({names}): name one of these files")
+    return found[0]
+
+
+def _load(model_format: ModelFormat, weights: Path) -> HybridLM:
+    if model_format is ModelFormat.GGUF:
+        return load_gguf(weights)
+    return load_int8(weights.parent) if model_format is ModelFormat.INT8 else load(weights.parent)
+
+
+def _open_tokenizer(model_format: ModelFormat, weights: Path, given: Path | None) -> Tokenizer:
+    places = [given] if given else [weights.parent / TOKENIZER_FILE, weights.parent.parent / TOKENIZER_FILE]
+    for place in places:
+        if place.is_file():
+            return _parse(place.read_text(encoding="utf-8"), str(place))
+    stored = read_tokenizer_json(weights) if model_format is ModelFormat.GGUF and given is None else None
+    if stored is None:
+        looked = " and ".join(f"'{place}'" for place in places)
+        raise CheckpointError(f"no tokenizer at {looked}: give tokenizer_path")
+    return _parse(stored, str(weights))
+
+
+def _parse(text: str, origin: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+        raise CheckpointError(f"the tokenizer in '{origin}' cannot be read ({error}): replace it") from error
+    # Text that spells a special token is text: encoding it as the token would end the document.
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _separator(tokenizer: Tokenizer) -> int:
+    for name in SEPARATORS:
+        identifier = tokenizer.token_to_id(name)
+        if identifier is not None:
+            return int(identifier)
+    raise CheckpointError(f"the tokenizer has none of the separators {', '.join(SEPARATORS)}: add one to it")

@@ -1,0 +1,127 @@
+"""The contract holds for every format: the same text in, nearly the same text and scores out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import GenerationError, SamplingConfig
+from model.errors import CheckpointError
+from model.interface import Completion, GenerationSettings, ModelFormat, ModelInterface, open_model
+
+PATHS = {ModelFormat.FLOAT32: "fp32", ModelFormat.INT8: "int8", ModelFormat.GGUF: "q8_0.gguf"}
+SHORT = GenerationSettings(maximum_new_tokens=6)
+
+
+@pytest.fixture(scope="session", params=list(PATHS), ids=str)
+def opened(request: pytest.FixtureRequest, files: Path) -> tuple[ModelFormat, ModelInterface]:
+    return request.param, open_model(files / PATHS[request.param])
+
+
+def test_says_what_it_is(opened: tuple[ModelFormat, ModelInterface]) -> None:
+    model_format, model = opened
+    info = model.info()
+    assert info.format is model_format
+    assert info.vocabulary_size == 512 and info.maximum_context == 1024
+    assert info.layers == ["hgrn2", "hgrn2", "hgrn2", "attention"]
+    assert model.health().ok
+
+
+def test_answers_in_the_order_of_the_prompts(opened: tuple[ModelFormat, ModelInterface]) -> None:
+    model_format, model = opened
+    prompts = ["abc", "a longer prompt", "xyz", ""]
+    together = model.generate(prompts, SHORT)
+    assert [answer.prompt_tokens for answer in together] == [4, 16, 4, 1]
+    # Int8 scales activations over the whole batch, so there a row may depend on its neighbours.
+    if model_format is not ModelFormat.INT8:
+        alone = [model.generate([prompt], SHORT)[0] for prompt in prompts]
+        assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert all(isinstance(answer, Completion) and answer.new_tokens <= 6 for answer in together)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_streamed_pieces_are_what_generate_returns(
+    opened: tuple[ModelFormat, ModelInterface], seed: int
+) -> None:
+    """Random weights write bytes that are seldom whole characters: the hard case for streaming."""
+    _, model = opened
+    settings = GenerationSettings(maximum_new_tokens=24, sampling=SamplingConfig(temperature=1.5, seed=seed))
+    assert "".join(model.stream("naïve 漢字 ", settings)) == model.generate(["naïve 漢字 "], settings)[0].text
+
+
+def test_scores_every_token_of_every_text(opened: tuple[ModelFormat, ModelInterface]) -> None:
+    _, model = opened
+    first, second = model.score(["hello", "naïve"])
+    assert len(first.log_likelihoods) == len(first.tokens) == 5
+    assert second.text_bytes == len(second.tokens) == 6
+    assert all(value < 0 for value in first.log_likelihoods)
+    assert first.log_likelihood == pytest.approx(sum(first.log_likelihoods))
+
+
+def test_scoring_in_pieces_equals_scoring_at_once(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(files / "fp32")
+    text = "the quick brown fox " * 10
+    at_once = model.score([text])[0]
+    monkeypatch.setattr("model.interface.hybrid._SCORED_PIECE_TOKENS", 7)
+    assert model.score([text])[0].log_likelihoods == pytest.approx(at_once.log_likelihoods, abs=1e-4)
+
+
+def test_score_is_the_models_own_cross_entropy(files: Path) -> None:
+    model = open_model(files / "fp32")
+    ids = [0, *model.tokenizer.encode("some text").ids]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        loss = model.model.loss(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))  # type: ignore[attr-defined]
+    score = model.score(["some text"])[0]
+    assert -score.log_likelihood / len(score.tokens) == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_formats_agree(files: Path) -> None:
+    scores = [open_model(files / path).score(["the quick brown fox"])[0].log_likelihood for path in PATHS.values()]
+    assert all(math.isclose(score, scores[0], rel_tol=0.02) for score in scores)
+
+
+def test_gguf_carries_its_own_tokenizer(files: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.gguf"
+    alone.write_bytes((files / "q8_0.gguf").read_bytes())
+    assert open_model(alone).generate(["abc"], SHORT) == open_model(files / "q8_0.gguf").generate(["abc"], SHORT)
+
+
+def test_text_that_spells_the_separator_is_text(files: Path) -> None:
+    score = open_model(files / "fp32").score(["<|endoftext|>"])[0]
+    assert len(score.tokens) == len("<|endoftext|>")
+
+
+def test_too_long_text_is_refused(files: Path) -> None:
+    model = open_model(files / "fp32")
+    with pytest.raises(GenerationError, match="maximum_context of 1024"):
+        model.score(["x" * 1100])
+    with pytest.raises(GenerationError, match="maximum_context of 1024"):
+        model.generate(["x" * 1100], SHORT)
+
+
+def test_paths_without_a_model_say_so(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no model"):
+        open_model(tmp_path)
+    (tmp_path / "a.gguf").touch()
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(CheckpointError, match="several models"):
+        open_model(tmp_path)
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        open_model(files / "fp32", tokenizer_path=tmp_path / "absent.json")
+    with pytest.raises(CheckpointError, match="no weights file"):
+        open_model(files / "tokenizer.json")
+
+
+def test_a_damaged_model_is_not_healthy(files: Path) -> None:
+    model = open_model(files / "fp32")
+    with torch.no_grad():
+        model.model.lm_head.weight.fill_(math.nan)  # type: ignore[attr-defined]
+    health = model.health()
+    assert not health.ok and "not finite" in health.problem
+    with pytest.raises(GenerationError, match="damaged"):
+        model.score(["x"])
