@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # none, uv picks the torch build that fits the machine (CPU or CUDA).
 FIND_LINKS := $(strip $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)))
 TORCH_BACKEND ?= $(if $(FIND_LINKS),,auto)
-INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $(BIN)/uv pip install --python $(BIN)/python \
+INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python \
 	$(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
 PROFILE ?= smoke
 RUN_FLAGS ?=
@@ -31,8 +31,8 @@ run: $(STAMP) ## the whole pipeline: servers, deployment, one run, a report (PRO
 up: $(STAMP) ## start the Prefect server, the MLflow server and the worker
 	$(BIN)/sam2 up
 
-stop: $(STAMP) ## stop them; leaves no process behind
-	$(BIN)/sam2 stop
+stop: ## stop them; leaves no process behind
+	test ! -x $(BIN)/sam2 || $(BIN)/sam2 stop
 
 status: $(STAMP) ## servers, ports, last runs
 	$(BIN)/sam2 status

@@ -52,7 +52,13 @@ class PipelineTracker:
         self.tracking_uri = tracking_uri
         self._flow_run_id = flow_run_id
         self.experiment_id = self._experiment(experiment)
-        own = {"sam2.flow_run_id": flow_run_id, "sam2.stage": "pipeline", **tags}
+        # `prefect.flow_run_id` is on the parent alone: it is how a run page is found from a flow run.
+        own = {
+            "sam2.flow_run_id": flow_run_id,
+            "prefect.flow_run_id": flow_run_id,
+            "sam2.stage": "pipeline",
+            **tags,
+        }
         self.run_id = self._find_or_create(own, run_name)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:

@@ -1,0 +1,110 @@
+"""The pipeline as data: which stages, on which inputs, under which configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.configuration import PipelineConfig
+from infra.artifacts import ArtifactStore, Stage, StageConfig, plan_fingerprint
+from infra.budget import Ledger
+from infra.errors import ArtifactCorrupted
+from tasks import deduplication, download, evaluation, quality, quantization, registration, tokenization, training
+from tasks.registration.task import ensure_registered_afterwards
+from tasks.stage_task import Afterwards
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One node: `inputs` maps the stage's input names to other nodes' names."""
+
+    name: str
+    title: str
+    stage: Stage[Any]
+    config: StageConfig
+    inputs: dict[str, str] = field(default_factory=dict)
+    afterwards: Afterwards | None = None
+
+
+@dataclass(frozen=True)
+class PlannedState:
+    """What a dry run says of one node."""
+
+    name: str
+    title: str
+    reference: str
+    finished: bool
+    note: str
+    last_usd: float | None
+
+
+def build_graph(config: PipelineConfig) -> list[PlannedStage]:
+    """The stages in an order in which they can run."""
+    nodes = [
+        PlannedStage("download", "Download", download.STAGE, config.download),
+        PlannedStage("quality", "Quality filter", quality.STAGE, config.quality, {"documents": "download"}),
+        PlannedStage(
+            "deduplication", "Deduplication", deduplication.STAGE, config.deduplication, {"documents": "quality"}
+        ),
+        PlannedStage(
+            "tokenization", "Tokenization", tokenization.STAGE, config.tokenization, {"documents": "deduplication"}
+        ),
+    ]
+    previous = ""
+    for index, stage_config in enumerate(config.training_stages()):
+        name = f"training-{index + 1}-{stage_config.name}"
+        title = f"Training: {stage_config.name} ({stage_config.context_tokens} tokens of context)"
+        inputs = {"tokens": "tokenization"} | ({"previous": previous} if previous else {})
+        nodes.append(PlannedStage(name, title, training.STAGE, stage_config, inputs))
+        previous = name
+    measured = {"checkpoint": previous, "tokens": "tokenization"}
+    nodes += [
+        PlannedStage("evaluation", "Evaluation", evaluation.STAGE, config.evaluation, measured),
+        PlannedStage(
+            "quantization",
+            "Quantization",
+            quantization.STAGE,
+            config.quantization,
+            {**measured, "evaluation": "evaluation"},
+        ),
+        PlannedStage(
+            "registration",
+            "Registration",
+            registration.STAGE,
+            config.registration,
+            {**measured, "evaluation": "evaluation", "quantized": "quantization"},
+            ensure_registered_afterwards,
+        ),
+    ]
+    return nodes
+
+
+def plan(graph: list[PlannedStage], store: ArtifactStore, ledger: Ledger) -> list[PlannedState]:
+    """What a run would reuse and what it would build, without building anything.
+
+    Fingerprints depend on inputs' fingerprints, not on their content, so the whole chain is known.
+    The cost shown is that of the last attempt of a stage of that name; None when there was none.
+    """
+    references: dict[str, str] = {}
+    states = []
+    for node in graph:
+        inputs = {name: references[source] for name, source in node.inputs.items()}
+        fingerprint = plan_fingerprint(node.stage, node.config, inputs)
+        references[node.name] = f"{node.stage.kind}/{fingerprint}"
+        finished, note = _look(store, node.stage.kind, fingerprint)
+        attempts = [a for a in ledger.attempts() if a.stage == node.name and a.outcome == "completed"]
+        states.append(
+            PlannedState(
+                node.name, node.title, references[node.name], finished, note, attempts[-1].usd if attempts else None
+            )
+        )
+    return states
+
+
+def _look(store: ArtifactStore, kind: str, fingerprint: str) -> tuple[bool, str]:
+    try:
+        if store.find(kind, fingerprint) is not None:
+            return True, "finished and intact: would be reused"
+    except ArtifactCorrupted as error:
+        return False, f"damaged ({error.problem}): would be repaired"
+    return False, "would be built"

@@ -1,0 +1,174 @@
+"""The record of one run: what each stage did, written out at the end whatever the end was."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.configuration import PipelineConfig
+from flows.machine import describe_machine
+from flows.pipeline_graph import PlannedStage
+from infra.artifacts import Artifact
+from infra.artifacts.builder import code_version
+from infra.storage.local import atomic_file
+from tasks.reporting import (
+    RegisteredVersion,
+    RunSummary,
+    Spend,
+    StageSpend,
+    StageSummary,
+    TextSample,
+    text_summary,
+    write_report,
+)
+from tasks.run_context import ArtifactReference, RunContext
+
+REPORT_FILE = "report.html"
+SUMMARY_FILE = "summary.json"
+TEXT_FILE = "summary.txt"
+
+#: Figures of the stages that are repeated on the parent run, where runs are compared.
+_COMPARED = ("eval/", "quant/", "train/", "dedup/", "quality/", "tokens/", "throughput/")
+
+
+@dataclass
+class RunRecord:
+    """Gathers the stages as they end; `close` writes the summary, the report and the parent's totals."""
+
+    config: PipelineConfig
+    run: RunContext
+    command: str
+    links: dict[str, str]
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    stages: list[StageSummary] = field(default_factory=list)
+    registered: RegisteredVersion | None = None
+
+    def add(self, node: PlannedStage, reference: ArtifactReference, artifact: Artifact) -> None:
+        """Note a finished stage."""
+        self.stages.append(
+            StageSummary(
+                name=node.name,
+                title=node.title,
+                manifest=artifact.manifest,
+                directory=artifact.directory,
+                reused=reference.reused,
+                seconds=reference.seconds,
+                usd=reference.usd,
+            )
+        )
+
+    def add_failure(self, node: PlannedStage, error: BaseException) -> None:
+        """Note the stage that ended the run."""
+        self.stages.append(StageSummary(name=node.name, title=node.title, error=f"{type(error).__name__}: {error}"))
+
+    def close(self, status: str) -> Path:
+        """Write everything and return the report's path."""
+        summary = self._summary(status)
+        directory = self.run.run_directory
+        directory.mkdir(parents=True, exist_ok=True)
+        report = directory / REPORT_FILE
+        write_report(summary, report)
+        _write(directory / TEXT_FILE, text_summary(summary))
+        content = json.loads(summary.model_dump_json()) | {"report": str(report)}
+        _write(directory / SUMMARY_FILE, json.dumps(content, indent=1))
+        self._track(summary, report)
+        return report
+
+    def _summary(self, status: str) -> RunSummary:
+        return RunSummary(
+            flow_run_id=self.run.flow_run_id,
+            run_name=self.run.run_name,
+            profile=self.run.profile,
+            status=status,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+            code_version=code_version(),
+            command=self.command,
+            machine=describe_machine(),
+            stages=self.stages,
+            spend=self._spend(),
+            links=self.links,
+            samples=self._samples(),
+            registered=self.registered,
+        )
+
+    def _spend(self) -> Spend:
+        ledger, run = self.run.ledger(), self.run
+        rows: dict[str, StageSpend] = {}
+        for attempt in ledger.attempts():
+            if attempt.profile == run.profile:
+                row = rows.get(attempt.stage, StageSpend(stage=attempt.stage))
+                rows[attempt.stage] = StageSpend(
+                    stage=row.stage,
+                    attempts=row.attempts + 1,
+                    seconds=row.seconds + attempt.seconds,
+                    usd=row.usd + attempt.usd,
+                )
+        return Spend(
+            this_run_usd=ledger.total_usd(run_id=run.flow_run_id),
+            total_usd=ledger.total_usd(profile=run.profile),
+            ceiling_usd=run.ceiling_usd,
+            usd_per_hour=run.price.usd_per_hour,
+            price_note=run.price.note,
+            by_stage=list(rows.values()),
+        )
+
+    def _samples(self) -> list[TextSample]:
+        found: list[TextSample] = []
+        for stage in self.stages:
+            if stage.manifest and stage.manifest.kind == "evaluation":
+                for sample in stage.manifest.statistics.get("samples", []):
+                    found.append(TextSample(prompt=sample["prompt"], text=sample["continuation"], model="fp32"))
+        return found
+
+    def _track(self, summary: RunSummary, report: Path) -> None:
+        tracker = self.run.tracker()
+        tracker.log_parameters(self.config.model_dump(mode="json"))
+        tracker.log_metrics(parent_metrics(summary))
+        tracker.log_file(report)
+        tracker.set_tags({"sam2.status": summary.status, "sam2.code_version": summary.code_version})
+        tracker.finish("FINISHED" if summary.status == "completed" else "FAILED")
+
+
+def parent_metrics(summary: RunSummary) -> dict[str, float]:
+    """Totals of the run and the figures runs are compared by; a later stage's figure replaces an earlier's."""
+    built = [stage.manifest.cost for stage in summary.stages if stage.manifest]
+    metrics = {
+        "cost/usd": summary.spend.this_run_usd,
+        "cost/seconds": summary.seconds,
+        "cost/usd_when_built": sum(cost.usd for cost in built),
+        "cost/usd_profile_total": summary.spend.total_usd,
+        "stages/reused": float(sum(stage.reused for stage in summary.stages)),
+        "stages/built": float(sum(not stage.reused for stage in summary.stages if stage.manifest)),
+    }
+    for stage in summary.stages:
+        if stage.manifest:
+            chosen = {k: v for k, v in stage.manifest.metrics.items() if k.startswith(_COMPARED)}
+            metrics.update(chosen)
+    return metrics
+
+
+def run_command(profile: str, overrides: Mapping[str, Any]) -> str:
+    """The command that makes this run again."""
+    assignments = [f"--set {shlex.quote(f'{path}={value}')}" for path, value in _leaves(overrides)]
+    return " ".join(["sam2 run", f"--profile {profile}", *assignments])
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    leaves: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves += _leaves(value, f"{prefix}{key}.")
+        elif value is not None:
+            leaves.append((f"{prefix}{key}", json.dumps(value)))
+    return leaves
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
