@@ -3,10 +3,10 @@
 Public surface: `RunSummary` and its parts, `write_report`, `render_report`, `text_summary`.
 """
 
+from tasks.registration.version import RegisteredVersion
 from tasks.reporting.report import render_report, write_report
 from tasks.reporting.summary import (
     Machine,
-    RegisteredVersion,
     RunSummary,
     Spend,
     StageSpend,

@@ -14,6 +14,7 @@ from tasks.reporting.formatting import NOT_KNOWN, figure, heading
 TONES = {
     "pass": "good", "passed": "good", "completed": "good", "ok": "good", "reused": "quiet", "built": "plain",
     "fail": "bad", "failed": "bad", "blocked": "bad", "not run": "quiet", "not_run": "quiet",
+    "accepted": "good", "refused": "bad", "original": "quiet",
 }  # fmt: skip
 _VERDICT_COLUMNS = ("verdict", "passed", "status", "outcome")
 _MAXIMUM_ROWS = 60

@@ -206,7 +206,8 @@ def verdict_on_bits(summary: RunSummary) -> str:
     name, best = min(others.items(), key=lambda item: item[1])
     share = abs(1 - bits / best)
     compared = "below" if bits < best else "above"
-    return f"{bits:.3f} bits per byte on held-out text, {percent(share)} {compared} the best baseline ({name}, {best:.3f})."
+    versus = f"{percent(share)} {compared} the best baseline ({name}, {best:.3f})"
+    return f"{bits:.3f} bits per byte on held-out text, {versus}."
 
 
 def _bits_per_byte(summary: RunSummary) -> Bars | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Manifest
+from tasks.registration.version import RegisteredVersion
 
 
 class _Part(BaseModel):
@@ -67,15 +68,6 @@ class TextSample(_Part):
     model: str = Field("", description="which file wrote it: fp32, int8, Q4_K_M")
 
 
-class RegisteredVersion(_Part):
-    """What the registry holds for this run."""
-
-    name: str
-    version: str
-    aliases: list[str] = Field(default_factory=list)
-    note: str = Field("", description="why it is champion, or which gate kept it from becoming one")
-
-
 class RunSummary(_Part):
     """One pipeline run, ready to be told."""
 
@@ -89,7 +81,7 @@ class RunSummary(_Part):
     command: str = Field("", description="what reproduces this run; made from the profile when empty")
     machine: Machine
     stages: list[StageSummary] = Field(default_factory=list)
-    spend: Spend = Field(default_factory=Spend)
+    spend: Spend = Field(default=Spend())
     links: dict[str, str] = Field(default_factory=dict, description="title -> http(s) address")
     samples: list[TextSample] = Field(default_factory=list)
     registered: RegisteredVersion | None = None

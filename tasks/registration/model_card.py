@@ -1,0 +1,94 @@
+"""The model card: what a person must know before using the model, told from the manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from infra.artifacts import Manifest
+from tasks.registration.config import RegistrationConfig
+from tasks.registration.gates import Decision
+from tasks.registration.lineage import Lineage
+
+_MAXIMUM_CELL_CHARACTERS = 200
+#: Kinds whose tables tell the story of the data, in the order of the flow.
+_MODEL_KINDS = ("tokens", "checkpoint", "evaluation", "quantized")
+_LIMITATIONS = (
+    "Stock llama.cpp has no `hgrn2` architecture: the GGUF files run in this project's reader, or in llama.cpp "
+    "with this project's patch.",
+    "It is a base model: it continues text, and was neither tuned to follow instructions nor made safe for users.",
+    "Figures hold for held-out text of the same sources; nothing was measured on other domains or languages.",
+    "Text in its sources may be wrong or biased, and the model repeats it.",
+)
+
+
+def model_card(
+    config: RegistrationConfig, fingerprint: str, lineage: Lineage, decision: Decision, formats: Sequence[str]
+) -> str:
+    """The card in Markdown. What the manifests do not say is said to be unknown."""
+    manifests = list(lineage.manifests.values())
+    return _environment().from_string(_template()).render(
+        name=config.model_name,
+        fingerprint=fingerprint,
+        data=[manifest for manifest in manifests if manifest.kind not in _MODEL_KINDS],
+        tokens=lineage.of_kind("tokens"),
+        checkpoints=lineage.of_kind("checkpoint"),
+        evaluations=lineage.of_kind("evaluation"),
+        quantized=lineage.of_kind("quantized"),
+        decision=decision,
+        formats=formats,
+        serve_format=config.serve_format,
+        dollars=sum(manifest.cost.usd for manifest in manifests),
+        seconds=sum(manifest.cost.seconds for manifest in manifests),
+        manifests=manifests,
+        missing=lineage.missing,
+        limitations=_LIMITATIONS,
+    )  # fmt: skip
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table whose cells cannot break out of it."""
+    if not rows:
+        return "Not run."
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [_line(column.replace("_", " ") for column in columns), _line("---" for _ in columns)]
+    lines += [_line(_text(row.get(column)) for column in columns) for row in rows]
+    return "\n".join(lines)
+
+
+def figures(manifest: Manifest) -> str:
+    """A manifest's metrics as a table."""
+    return markdown_table([{"figure": key, "value": value} for key, value in manifest.metrics.items()])
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = " ".join(text.split())[:_MAXIMUM_CELL_CHARACTERS]
+    # Sample texts and source names are data: no cell ends early, no tag or link comes alive.
+    for character in ("\\", "|", "<", "[", "`"):
+        text = text.replace(character, f"\\{character}" if character != "<" else "&lt;")
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    # Markdown, not HTML: cells are escaped by `markdown_table`.
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    environment.filters["table"] = markdown_table
+    environment.filters["figures"] = figures
+    return environment
+
+
+@cache
+def _template() -> str:
+    return (Path(__file__).parent / "model_card.txt").read_text(encoding="utf-8")

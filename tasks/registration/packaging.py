@@ -1,0 +1,60 @@
+"""A bundle as an MLflow model directory: code by path, pinned requirements, a signature."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow.pyfunc
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+import model
+from infra.artifacts import Artifact
+
+#: What the `model` package imports; the versions are those of this process.
+_REQUIRED = ("mlflow", "torch", "safetensors", "tokenizers", "numpy", "pydantic", "gguf", "xllamacpp", "xxhash")
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def save_mlflow_model(artifact: Artifact, directory: Path, copy_limit_bytes: float) -> None:
+    """Write the MLflow model; bundles over the limit stay where they are and are checked when loaded."""
+    copied = artifact.manifest.size_bytes <= copy_limit_bytes
+    configured = {"weights": served_weights(artifact)}
+    if not copied:
+        configured["bundle_uri"] = artifact.uri
+        checksums = {entry.path: entry.checksum for entry in artifact.manifest.files}
+        configured["checksums"] = json.dumps(checksums)
+    mlflow.pyfunc.save_model(
+        path=str(directory),
+        python_model=str(_CODE),
+        artifacts={"bundle": str(artifact.directory)} if copied else None,
+        model_config=configured,
+        code_paths=[str(Path(model.__file__).parent)],
+        signature=_signature(),
+        pip_requirements=pinned_requirements(),
+        metadata={"fingerprint": artifact.manifest.fingerprint},
+    )
+
+
+def served_weights(artifact: Artifact) -> str:
+    """Path within the bundle of the format that predict() opens."""
+    name = artifact.manifest.config["serve_format"]
+    return {"fp32": "model", "int8": "int8"}.get(name, f"gguf/model-{name}.gguf")
+
+
+def pinned_requirements() -> list[str]:
+    """Exact versions; a local build tag (torch's +cpu) names no version on an index and is cut."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+
+
+def _signature() -> ModelSignature:
+    text = DataType.string
+    parameters = [
+        ParamSpec("maximum_new_tokens", DataType.long, 64),
+        ParamSpec("temperature", DataType.double, 0.0),
+        ParamSpec("top_p", DataType.double, 1.0),
+        ParamSpec("seed", DataType.long, -1),
+    ]
+    return ModelSignature(Schema([ColSpec(text)]), Schema([ColSpec(text)]), ParamSchema(parameters))

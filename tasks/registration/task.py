@@ -1,0 +1,40 @@
+"""What follows the registration stage in a run, new bundle or reused: the registry is brought in line with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from infra.artifacts import Artifact
+from tasks.registration.config import RegistrationConfig
+from tasks.registration.registry import ensure_registered
+from tasks.run_context import RunContext
+
+_DEFAULT_LIMIT_MEGABYTES = float(RegistrationConfig().copy_limit_megabytes)
+
+
+def ensure_registered_afterwards(
+    artifact: Artifact, run: RunContext, copy_limit_megabytes: float = _DEFAULT_LIMIT_MEGABYTES
+) -> Mapping[str, str]:
+    """Register the bundle, in the run's own MLflow run, and return links to show (title -> address)."""
+    registered = ensure_registered(
+        artifact, run.tracking_uri, run_id=stage_run_id(run), copy_limit_bytes=copy_limit_megabytes * 1e6
+    )
+    if not run.tracking_uri.startswith(("http://", "https://")):
+        return {}
+    page = f"{run.tracking_uri.rstrip('/')}/#/models/{quote(registered.name)}/versions/{registered.version}"
+    return {f"{registered.name} version {registered.version}": page}
+
+
+def stage_run_id(run: RunContext) -> str | None:
+    """The MLflow run of this run's registration stage; None when it has none."""
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    experiment = client.get_experiment_by_name(run.experiment)
+    if experiment is None:
+        return None
+    wanted = f"tags.`sam2.flow_run_id` = '{run.flow_run_id}' and tags.`sam2.stage` = 'registration'"
+    found = client.search_runs([experiment.experiment_id], wanted, ViewType.ACTIVE_ONLY, max_results=1)
+    return str(found[0].info.run_id) if found else None
