@@ -58,7 +58,7 @@ def save_int8(model: HybridLM, directory: str | Path) -> None:
     partial = directory / f".{WEIGHTS_FILE}.{os.getpid()}"
     try:
         save_file(tensors, partial, metadata={"format": "pt", "quantization": "int8 rows"})
-        os.replace(partial, directory / WEIGHTS_FILE)
+        partial.replace(directory / WEIGHTS_FILE)
     finally:
         partial.unlink(missing_ok=True)
     (directory / CONFIG_FILE).write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def load_int8(directory: str | Path) -> HybridLM:
     absent = [name for name in missing if name.removesuffix(".weight") not in layers]
     if absent or unexpected:
         raise CheckpointError(
-            f"'{path}' lacks {absent or 'nothing'} and has unknown {unexpected or 'nothing'}: quantize the model again"
+            f"'{path}' does not fit {CONFIG_FILE} (missing {absent}, unknown {unexpected}): quantize the model again"
         )
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")

@@ -51,6 +51,7 @@ def _dynamic_linear(rows: Tensor, scales: Tensor) -> nn.Module:
 
         zeros = torch.zeros(len(scales), dtype=torch.long)
         weight = torch._make_per_channel_quantized_tensor(rows, scales.double(), zeros, 0)
-        layer: nn.Module = Linear(rows.shape[1], rows.shape[0], bias_=False)
+        layer = Linear(rows.shape[1], rows.shape[0], bias_=False)
         layer.set_weight_bias(weight, None)
-    return layer
+    result: nn.Module = layer
+    return result

@@ -1,0 +1,10 @@
+"""Evaluation: perplexity, baselines, needle recall, speed, samples, and the gates that decide promotion.
+
+Public surface: `STAGE` (kind `evaluation`), `EvaluationConfig`, `Gate`.
+"""
+
+from tasks.evaluation.config import EvaluationConfig
+from tasks.evaluation.gates import Gate
+from tasks.evaluation.stage import STAGE
+
+__all__ = ["STAGE", "EvaluationConfig", "Gate"]

@@ -83,7 +83,12 @@ def wilson_interval(correct: int, samples: int) -> tuple[float, float]:
 
 
 def make_questions(
-    config: NeedleConfig, lengths: Sequence[int], text: IntArray, separator: int, encode: Encode, seed: int
+    config: NeedleConfig,
+    lengths: Sequence[int],
+    text: npt.NDArray[np.integer],
+    separator: int,
+    encode: Encode,
+    seed: int,
 ) -> Iterator[NeedleQuestion]:
     """Questions of all lengths; the same for the same arguments.
 
@@ -99,7 +104,12 @@ def make_questions(
 
 
 def _make_question(
-    config: NeedleConfig, length: int, text: IntArray, separator: int, encode: Encode, random: np.random.Generator
+    config: NeedleConfig,
+    length: int,
+    text: npt.NDArray[np.integer],
+    separator: int,
+    encode: Encode,
+    random: np.random.Generator,
 ) -> NeedleQuestion | None:
     asked = encode(f" The secret code of {SUBJECTS[random.integers(len(SUBJECTS))]} is")
     chosen = random.choice(len(VALUES), config.candidates, replace=False)

@@ -175,7 +175,7 @@ def _finish_level(context_keys: Integers, gram_keys: Integers, counts: Integers,
     discounts = _discounts(counts)
     contexts = gram_keys // vocabulary_size
     size = len(context_keys)
-    totals = np.bincount(contexts, weights=counts, minlength=size)
+    totals = np.bincount(contexts, weights=counts.astype(np.float64), minlength=size)
     removed = np.bincount(contexts, weights=discounts[np.minimum(counts, 3)], minlength=size)
     return _Level(context_keys, gram_keys, counts, discounts, totals, removed / totals)
 

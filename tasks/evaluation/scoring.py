@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
-from model import HybridLM
+from model import Cache, HybridLM
 from tasks.evaluation.language_model import FloatArray, IntArray
+
+#: Logits of one forward pass, at most (one row at least): 256 MiB in float32.
+_LOGITS_LIMIT = 1 << 26
 
 
 class HybridScorer:
@@ -17,27 +20,56 @@ class HybridScorer:
 
     def __init__(self, model: HybridLM, batch_tokens: int = 8192) -> None:
         self.model = model.eval()
-        self._batch_tokens = batch_tokens
+        self.batch_tokens = max(1, min(batch_tokens, _LOGITS_LIMIT // model.config.vocabulary_size))
 
+    @torch.inference_mode()
     def token_nats(self, rows: Sequence[IntArray]) -> list[FloatArray]:
         """See `LanguageModel`. Rows of like length go together; padding is to the right, so causally unseen."""
         nats: list[FloatArray] = [np.zeros(0)] * len(rows)
-        for indices in batches_by_length([len(row) for row in rows], self._batch_tokens):
+        for indices in batches_by_length([len(row) for row in rows], self.batch_tokens):
             tokens = padded([rows[index] for index in indices])
-            losses = self._losses(tokens).double().numpy()
+            logits = self.model(tokens[:, :-1]).float()
+            losses = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+            table = losses.view(len(indices), -1).double().numpy()
             for place, index in enumerate(indices):
-                nats[index] = losses[place, : len(rows[index]) - 1]
+                nats[index] = table[place, : len(rows[index]) - 1]
         return nats
 
     @torch.inference_mode()
-    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits after every position. [batch, time] -> [batch, time, vocabulary]"""
-        logits: torch.Tensor = self.model(tokens)
-        return logits.float()
+    def candidate_nats(self, contexts: IntArray, candidates: Sequence[Sequence[Sequence[int]]]) -> FloatArray:
+        """See `LanguageModel`. Each context is read once; its candidates continue copies of its cache."""
+        rows = max(1, self.batch_tokens // contexts.shape[1])
+        parts = [
+            self._continue(torch.from_numpy(contexts[start : start + rows]), candidates[start : start + rows])
+            for start in range(0, len(contexts), rows)
+        ]
+        return torch.cat(parts).double().numpy()
 
-    def _losses(self, tokens: torch.Tensor) -> torch.Tensor:
-        logits = self.logits(tokens[:, :-1])
-        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    def _continue(self, contexts: torch.Tensor, candidates: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+        """[batch, candidates] nats for one batch of contexts."""
+        count = len(candidates[0])
+        flat = [np.array(tokens) for row in candidates for tokens in row]
+        tokens = padded(flat)  # [batch * candidates, longest]
+        cache = self.model.new_cache()
+        first = self.model(contexts, cache=cache, logits_for="last")[:, -1].float()
+        logits = first.repeat_interleave(count, dim=0).unsqueeze(1)
+        if tokens.shape[1] > 1:
+            more = self.model(tokens[:, :-1], cache=repeat_cache(cache, count)).float()
+            logits = torch.cat([logits, more], dim=1)
+        losses = functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+        lengths = torch.tensor([len(row) for row in flat]).unsqueeze(1)
+        inside = torch.arange(tokens.shape[1]) < lengths
+        return torch.where(inside, losses, 0.0).sum(dim=1).view(len(candidates), count)
+
+
+def repeat_cache(cache: Cache, count: int) -> Cache:
+    """A new cache with each sequence `count` times in a row."""
+    repeated = Cache(len(cache.layers))
+    repeated.layers = [
+        {name: tensor.repeat_interleave(count, dim=0) for name, tensor in layer.items()} for layer in cache.layers
+    ]
+    repeated.length = cache.length
+    return repeated
 
 
 def padded(rows: Sequence[IntArray]) -> torch.Tensor:

@@ -45,7 +45,8 @@ class TokenBytes:
             return np.zeros(0, np.uint8)
         # Byte j of token i stands at starts[token i] + j; j is the place in the text less the token's own start.
         shifts = np.repeat(self.starts[tokens] - (ends - lengths), lengths)
-        return self.flat[shifts + np.arange(ends[-1])]
+        text: npt.NDArray[np.uint8] = self.flat[shifts + np.arange(ends[-1])]
+        return text
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from gguf import GGUFReader, Keys, ReaderTensor
 from gguf.quants import dequantize
-from model.language_model import HybridLM
 from pydantic import ValidationError
 
 from model.config import ModelConfig
@@ -23,6 +22,7 @@ from model.exports.gguf.layout import (
     tensor_places,
 )
 from model.exports.gguf.writer import cumulative_lower_bounds
+from model.language_model import HybridLM
 
 _DECAY_TOLERANCE = 1e-5
 

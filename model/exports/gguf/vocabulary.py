@@ -10,8 +10,6 @@ from gguf import GGUFWriter, Keys, TokenType
 
 from model.errors import ConfigurationError
 
-#: The separator of documents, in the order we look for it: it ends a text and starts the next.
-_SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "<|document|>")
 _LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
 
 
@@ -21,8 +19,10 @@ def add_vocabulary_size(writer: GGUFWriter, vocabulary_size: int) -> None:
     writer.add_vocab_size(vocabulary_size)
 
 
-def add_tokenizer(writer: GGUFWriter, path: Path, vocabulary_size: int) -> None:
+def add_tokenizer(writer: GGUFWriter, path: Path, vocabulary_size: int, end_of_text: int | None) -> None:
     """Add the tokenizer of `path`, padded with unused tokens to the model's vocabulary.
+
+    end_of_text: the token that ends a document and so opens the next: end and beginning of text alike.
 
     Raises ConfigurationError when the file is not a byte-level BPE that llama.cpp has a name for.
     """
@@ -40,11 +40,10 @@ def add_tokenizer(writer: GGUFWriter, path: Path, vocabulary_size: int) -> None:
     writer.add_token_types(types)
     merges = document["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    separator = _separator_id(document)
-    if separator is not None:
-        writer.add_bos_token_id(separator)
-        writer.add_eos_token_id(separator)
-    writer.add_add_bos_token(separator is not None)
+    if end_of_text is not None:
+        writer.add_bos_token_id(end_of_text)
+        writer.add_eos_token_id(end_of_text)
+    writer.add_add_bos_token(end_of_text is not None)
     writer.add_string(Keys.Tokenizer.HF_JSON, json.dumps(document, ensure_ascii=False))
 
 
@@ -87,9 +86,3 @@ def _tokens(document: dict[str, Any], vocabulary_size: int, path: Path) -> tuple
             tokens.append(f"[PAD{index}]")
             types.append(TokenType.UNUSED)
     return tokens, types
-
-
-def _separator_id(document: dict[str, Any]) -> int | None:
-    special = {entry["content"]: entry["id"] for entry in document.get("added_tokens", []) if entry["special"]}
-    named = [special[name] for name in _SEPARATORS if name in special]
-    return next(iter([*named, *special.values()]), None)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
-from model.language_model import HybridLM
 
 from model.config import ModelConfig
 from model.exports.gguf.ggml import quantize
@@ -29,6 +28,7 @@ from model.exports.gguf.layout import (
 )
 from model.exports.gguf.mix import GGUFFormat, choose_types
 from model.exports.gguf.vocabulary import add_tokenizer, add_vocabulary_size
+from model.language_model import HybridLM
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -39,23 +39,24 @@ def save_gguf(
     file_format: GGUFFormat | str,
     *,
     tokenizer: Path | None = None,
+    end_of_text: int | None = None,
     name: str = "sam2",
     threads: int | None = None,
 ) -> dict[str, GGMLQuantizationType]:
     """Write `model` to `path` and return every tensor's storage type.
 
     tokenizer: a `tokenizer.json` of a byte-level BPE; without one the file serves token ids only.
+    end_of_text: the token that ends every document, and opens one.
     Raises ConfigurationError for a model the architecture cannot hold, for rows that do not fit
     the format's blocks (naming the tensor) and for a tokenizer llama.cpp has no name for.
     """
     config, file_format = model.config, GGUFFormat(file_format)
-    check_exportable(config)
+    types = tensor_types(model, file_format)
     tensors = _tensors(model)
-    types = choose_types({key: tensor.shape for key, tensor in tensors.items()}, file_format)
     writer = GGUFWriter(path, ARCHITECTURE)
     _add_metadata(writer, config, file_format, name)
     if tokenizer is not None:
-        add_tokenizer(writer, tokenizer, config.vocabulary_size)
+        add_tokenizer(writer, tokenizer, config.vocabulary_size, end_of_text)
     else:
         add_vocabulary_size(writer, config.vocabulary_size)
     if (bounds := _lower_bounds(model)) is not None:
@@ -67,6 +68,15 @@ def save_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return types
+
+
+def tensor_types(model: HybridLM, file_format: GGUFFormat) -> dict[str, GGMLQuantizationType]:
+    """Storage type of every tensor the file would have.
+
+    Raises ConfigurationError for a model that the architecture or the format cannot hold.
+    """
+    check_exportable(model.config)
+    return choose_types({name: tensor.shape for name, tensor in _tensors(model).items()}, file_format)
 
 
 def _add_metadata(writer: GGUFWriter, config: ModelConfig, file_format: GGUFFormat, name: str) -> None:
