@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.generation import SamplingConfig
+from model.generation import GREEDY, SamplingConfig
 
 
 class ModelFormat(StrEnum):
@@ -27,7 +27,10 @@ class GenerationSettings(_Value):
     """What to write and how to choose it."""
 
     maximum_new_tokens: int = Field(default=64, ge=1, description="tokens to write, at most")
-    sampling: SamplingConfig = Field(default=SamplingConfig(temperature=0.0), description="greedy by default")
+    sampling: SamplingConfig = Field(default=GREEDY, description="greedy by default")
+
+
+GREEDY_SETTINGS = GenerationSettings()
 
 
 class Completion(_Value):
@@ -75,13 +78,11 @@ class ModelInterface(ABC):
     """One model, ready to use. Raises GenerationError for requests it cannot serve."""
 
     @abstractmethod
-    def generate(
-        self, prompts: Sequence[str], settings: GenerationSettings = GenerationSettings()
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[str], settings: GenerationSettings = GREEDY_SETTINGS) -> list[Completion]:
         """Continue each prompt; an empty prompt starts a document."""
 
     @abstractmethod
-    def stream(self, prompt: str, settings: GenerationSettings = GenerationSettings()) -> Iterator[str]:
+    def stream(self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS) -> Iterator[str]:
         """Continue one prompt, piece by piece; the pieces together are what `generate` returns."""
 
     @abstractmethod

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from model.errors import GenerationError
 from model.generation import generate, stream
 from model.interface.contract import (
+    GREEDY_SETTINGS,
     Completion,
     GenerationSettings,
     Health,
@@ -41,9 +42,7 @@ class HybridInterface(ModelInterface):
         self._format = model_format
         self._file_bytes = file_bytes
 
-    def generate(
-        self, prompts: Sequence[str], settings: GenerationSettings = GenerationSettings()
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[str], settings: GenerationSettings = GREEDY_SETTINGS) -> list[Completion]:
         """Prompts of equal length run as one batch; the answers come in the prompts' order."""
         encoded = [self._encode(prompt) for prompt in prompts]
         by_length: dict[int, list[int]] = defaultdict(list)
@@ -62,7 +61,7 @@ class HybridInterface(ModelInterface):
                 completions[index] = self._completion(length, row)
         return [completions[index] for index in range(len(prompts))]
 
-    def stream(self, prompt: str, settings: GenerationSettings = GenerationSettings()) -> Iterator[str]:
+    def stream(self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS) -> Iterator[str]:
         """A piece is held back while its last character is incomplete."""
         steps = stream(
             self.model,

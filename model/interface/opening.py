@@ -46,7 +46,8 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
     found += [(ModelFormat.GGUF, file) for file in sorted(path.glob("*.gguf"))]
     if not found:
         raise CheckpointError(
-            f"'{path}' holds no model: expected {WEIGHTS_FILE} with {CONFIG_FILE}, {INT8_WEIGHTS_FILE} or a .gguf file"
+            f"'{path}' holds no model: expected {WEIGHTS_FILE} or {INT8_WEIGHTS_FILE} with {CONFIG_FILE}, "
+            "or a .gguf file"
         )
     if len(found) > 1:
         names = ", ".join(file.name for _, file in found)
@@ -75,7 +76,7 @@ def _open_tokenizer(model_format: ModelFormat, weights: Path, given: Path | None
 def _parse(text: str, origin: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises a bare Exception
+    except Exception as error:
         raise CheckpointError(f"the tokenizer in '{origin}' cannot be read ({error}): replace it") from error
     # Text that spells a special token is text: encoding it as the token would end the document.
     tokenizer.encode_special_tokens = True

@@ -21,7 +21,6 @@ from tasks.reporting.summary import RunSummary, StageSummary
 TOKENS, CHECKPOINT, EVALUATION, QUANTIZED, REGISTRATION = (
     "tokens", "checkpoint", "evaluation", "quantized", "registration",
 )  # fmt: skip
-MODEL_KINDS = (CHECKPOINT, EVALUATION, QUANTIZED, REGISTRATION)
 _BASELINE = re.compile(r"^eval/baseline_(.+)_bits_per_byte$")
 
 

@@ -1,0 +1,115 @@
+"""A store with the whole chain of a tiny model: sources, tokens, checkpoint, evaluation, quantized."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from infra.artifacts import Artifact, ArtifactStore, FileEntry, Manifest, build_stage
+from infra.artifacts.manifest import StageCost
+from infra.storage.checksum import checksum_file
+from model import HybridLM, preset, save
+from model.exports.gguf import GGUFFormat, save_gguf
+from model.quantization import save_int8
+from tasks.registration import STAGE, RegistrationConfig
+
+SEPARATOR = "<|endoftext|>"
+
+
+def publish(
+    store: ArtifactStore, kind: str, fingerprint: str, write: Callable[[Path], None], **fields: Any
+) -> Artifact:
+    """A finished artifact as a stage would have left it."""
+    directory = store.working_directory(kind, fingerprint)
+    write(directory)
+    files = tuple(
+        FileEntry(
+            path=path.relative_to(directory).as_posix(),
+            size_bytes=path.stat().st_size,
+            checksum=checksum_file(path),
+        )
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    )
+    fields = {"stage": kind, "inputs": {}, **fields}
+    manifest = Manifest(
+        kind=kind, fingerprint=fingerprint, stage_version=1, config={}, files=files, code_version="abc123",
+        created_at="2026-01-01T00:00:00+00:00", cost=StageCost(seconds=10, usd=0.01), **fields,
+    )  # fmt: skip
+    return store.publish(manifest, directory)
+
+
+def _tokenizer() -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {SEPARATOR: 0} | {letter: index + 1 for index, letter in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([SEPARATOR])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    torch.set_num_threads(1)
+    return ArtifactStore.open(str(tmp_path_factory.mktemp("store")), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def chain(store: ArtifactStore) -> dict[str, Artifact]:
+    """The registration stage's inputs, with what they were made from behind them."""
+    torch.manual_seed(0)
+    model = HybridLM(
+        preset("miniature").model_copy(update={"vocabulary_size": 512, "maximum_context": 512})
+    ).eval()
+    raw = publish(
+        store, "raw_documents", "a" * 32, lambda directory: None, stage="download",
+        tables={"sources": [{"Source": "docs | <b>evil</b>", "Licence": "MIT", "Kept": 120}]},
+    )  # fmt: skip
+    tokens = publish(
+        store, "tokens", "b" * 32, lambda directory: _tokenizer().save(str(directory / "tokenizer.json")),
+        stage="tokenization", inputs={"documents": raw.reference}, metrics={"tokens/total": 5000.0},
+    )  # fmt: skip
+    checkpoint = publish(
+        store, "checkpoint", "c" * 32, lambda directory: save(model, directory / "model"), stage="training",
+        inputs={"tokens": tokens.reference}, metrics={"train/tokens": 4000.0},
+    )  # fmt: skip
+    inputs = {"tokens": tokens.reference, "checkpoint": checkpoint.reference}
+
+    def quantize(directory: Path) -> None:
+        save_int8(model, directory / "int8")
+        (directory / "gguf").mkdir()
+        save_gguf(
+            model, directory / "gguf/model-q8_0.gguf", GGUFFormat.Q8_0, tokenizer=tokens.path("tokenizer.json")
+        )
+
+    quantized = publish(
+        store, "quantized", "d" * 32, quantize, stage="quantization", inputs=inputs,
+        statistics={"accepted": ["int8"], "refused": {"q8_0": "too much lost"}},
+        tables={"formats": [{"format": "int8", "size_mb": 0.4, "verdict": "accepted"}]},
+    )  # fmt: skip
+    return {"tokens": tokens, "checkpoint": checkpoint, "quantized": quantized}
+
+
+@pytest.fixture(scope="session")
+def make_bundle(store: ArtifactStore, chain: dict[str, Artifact]) -> Callable[..., Artifact]:
+    """Build the bundle of an evaluation: `make_bundle("1", [gate rows], model_name=...)`."""
+
+    def make(evaluation: str, gates: list[dict[str, Any]], **config: Any) -> Artifact:
+        judged = publish(
+            store, "evaluation", evaluation * 32, lambda directory: None,
+            inputs={"checkpoint": chain["checkpoint"].reference}, tables={"gates": gates} if gates else {},
+            metrics={"eval/bits_per_byte": 2.4, "eval/needle/recall": 0.25},
+        )  # fmt: skip
+        settings = RegistrationConfig(**{"model_name": "tiny", "formats": ("int8", "q8_0"), **config})
+        return build_stage(
+            STAGE, settings, {**chain, "evaluation": judged}, store, log=logging.getLogger("test")
+        ).artifact
+
+    return make

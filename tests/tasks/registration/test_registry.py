@@ -1,0 +1,150 @@
+"""The registry: one version a bundle, gates before champions, and a way back."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from infra.artifacts import Artifact
+from infra.errors import ConfigurationError, PipelineError
+from tasks.registration.registry import ensure_registered, find_version, promote, rollback
+
+Make = Callable[..., Artifact]
+PASSED = {"metric": "eval/loss", "condition": "finite", "threshold": None, "value": 3.2, "verdict": "passed"}
+FAILED = {
+    "metric": "eval/bits_per_byte",
+    "condition": "below eval/baseline_5gram_bits_per_byte",
+    "threshold": 2.1,
+    "value": 2.4,
+    "verdict": "failed",
+}
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Creating MLflow's tables takes seconds: done once, copied for every test."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking(empty_database: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    MlflowClient(tracking_uri=uri).create_experiment(
+        "sam2-registration", artifact_location=str(tmp_path / "files")
+    )
+    return uri
+
+
+def test_registering_twice_makes_one_version(tracking: str, make_bundle: Make) -> None:
+    bundle = make_bundle("1", [PASSED])
+    first, second = (ensure_registered(bundle, tracking) for _ in range(2))
+    assert first.created and not second.created
+    assert first.version == second.version == "1"
+    assert first.aliases == ["candidate", "champion"]
+    assert find_version(tracking, "tiny", bundle.manifest.fingerprint) is not None
+    assert find_version(tracking, "tiny", "unknown") is None
+
+
+def test_tags_say_what_the_version_is(tracking: str, make_bundle: Make) -> None:
+    bundle = make_bundle("1", [PASSED])
+    ensure_registered(bundle, tracking)
+    version = MlflowClient(tracking_uri=tracking).get_model_version("tiny", "1")
+    assert version.tags["sam2.fingerprint"] == bundle.manifest.fingerprint
+    assert version.tags["sam2.bits_per_byte"] == "2.4000" and version.tags["sam2.recall"] == "0.2500"
+    assert version.tags["sam2.gates"] == "1 of 1 passed"
+    assert bundle.manifest.inputs["checkpoint"] in version.tags["sam2.lineage"]
+    assert version.tags["sam2.stored"] == "copy"
+
+
+def test_a_missed_gate_keeps_the_champion(tracking: str, make_bundle: Make) -> None:
+    good = ensure_registered(make_bundle("1", [PASSED]), tracking)
+    bad = ensure_registered(make_bundle("3", [PASSED, FAILED]), tracking)
+    assert bad.aliases == ["candidate"]
+    assert "eval/bits_per_byte is 2.4" in bad.note and "not champion" in bad.note
+    assert find_version(tracking, "tiny", make_bundle("1", [PASSED]).manifest.fingerprint).aliases == ["champion"]  # type: ignore[union-attr]
+    with pytest.raises(PipelineError, match=r"may not become champion: eval/bits_per_byte is 2\.4"):
+        promote(tracking, "tiny", bad.version)
+    assert good.version != bad.version
+
+
+def test_without_gates_nothing_becomes_champion(tracking: str, make_bundle: Make) -> None:
+    registered = ensure_registered(make_bundle("4", []), tracking)
+    assert registered.aliases == ["candidate"] and "No gate was judged." in registered.note
+
+
+def test_rollback_returns_and_a_repeated_run_does_not_undo_it(tracking: str, make_bundle: Make) -> None:
+    first, second = make_bundle("1", [PASSED]), make_bundle("5", [PASSED])
+    ensure_registered(first, tracking)
+    assert ensure_registered(second, tracking).is_champion
+    assert rollback(tracking, "tiny").version == "1"
+    repeated = ensure_registered(second, tracking)
+    assert repeated.aliases == ["candidate"] and "rolled back" in repeated.note
+    with pytest.raises(ConfigurationError, match="no champion before"):
+        rollback(tracking, "tiny")
+    assert promote(tracking, "tiny", "2").is_champion
+    assert "rolled back" not in ensure_registered(second, tracking).note
+
+
+def test_a_wiped_registry_is_filled_again(tracking: str, make_bundle: Make) -> None:
+    bundle = make_bundle("1", [PASSED])
+    ensure_registered(bundle, tracking)
+    MlflowClient(tracking_uri=tracking).delete_registered_model("tiny")
+    again = ensure_registered(bundle, tracking)
+    assert again.created and again.is_champion
+
+
+def test_wiped_files_of_a_version_are_stored_again(tracking: str, make_bundle: Make, tmp_path: Path) -> None:
+    bundle = make_bundle("1", [PASSED])
+    ensure_registered(bundle, tracking)
+    shutil.rmtree(tmp_path / "files")
+    assert not ensure_registered(bundle, tracking).created
+    assert list((tmp_path / "files").rglob("MLmodel"))
+
+
+_LOAD = """
+import sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/tiny@champion")
+answers = model.predict(["Once upon a time", "abc"], params={"maximum_new_tokens": 5})
+assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers), answers
+print("answered", len(model.predict(["x"])))
+"""
+
+
+@pytest.mark.parametrize("serve_format", ["fp32", "int8"])
+def test_loads_in_a_fresh_process(tracking: str, make_bundle: Make, tmp_path: Path, serve_format: str) -> None:
+    """From another directory: what the model needs comes with it."""
+    ensure_registered(make_bundle("1", [PASSED], serve_format=serve_format), tracking)
+    result = _run(_LOAD, tracking, tmp_path)
+    assert result.returncode == 0 and "answered 1" in result.stdout, result.stderr[-3000:]
+
+
+def test_a_large_bundle_is_registered_by_address_and_verified(
+    tracking: str, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle("6", [PASSED])
+    ensure_registered(bundle, tracking, copy_limit_bytes=1000)
+    assert not list((tmp_path / "files").rglob("*.safetensors"))
+    assert _run(_LOAD, tracking, tmp_path).returncode == 0
+    card = bundle.directory / "model_card.md"
+    kept = card.read_text()
+    card.write_text(kept + "changed")
+    try:
+        result = _run(_LOAD, tracking, tmp_path)
+    finally:
+        card.write_text(kept)
+    assert result.returncode != 0 and "is not the one that was registered" in result.stderr
+
+
+def _run(program: str, tracking: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, tracking]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
