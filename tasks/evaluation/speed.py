@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from model import HybridLM, ModelConfig, prefill
-from model.mixers import MIXERS
+from model import HybridLM, prefill
 from tasks.evaluation.config import SpeedConfig
-
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,6 @@ def measure_speed(model: HybridLM, config: SpeedConfig, context: int) -> Speed:
         decode_tokens_per_second=config.decode_tokens / statistics.median(decodes),
         threads=torch.get_num_threads(),
     )
-
-
-def cache_bytes(config: ModelConfig, context: int) -> tuple[int, int]:
-    """Bytes of one sequence's keys and values, and of its recurrent states, after `context` tokens in float32."""
-    sizes = [MIXERS[kind].cache_bytes(config, context, _FLOAT32_BYTES) for kind in config.mixer_kinds]
-    return sum(growing for growing, _ in sizes), sum(constant for _, constant in sizes)
 
 
 def _seconds(work: Callable[[], object]) -> float:

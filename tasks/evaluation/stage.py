@@ -18,6 +18,7 @@ from typing import Any
 
 from infra.artifacts import Stage, StageContext, StageResult
 from infra.storage.local import atomic_file
+from model.sizing import cache_size
 from tasks.evaluation.baselines import measure_baselines
 from tasks.evaluation.config import EvaluationConfig
 from tasks.evaluation.gates import all_passed, judge
@@ -29,7 +30,7 @@ from tasks.evaluation.perplexity import measure_perplexity
 from tasks.evaluation.plots import plot_bits_per_byte, plot_positions, plot_recall
 from tasks.evaluation.samples import write_samples
 from tasks.evaluation.scoring import HybridScorer
-from tasks.evaluation.speed import cache_bytes, measure_speed
+from tasks.evaluation.speed import measure_speed
 
 RESULTS_FILE = "evaluation.json"
 TIMINGS_FILE = "timings.json"
@@ -98,13 +99,13 @@ class _Evaluation:
         memory = PeakMemory()
         model = self._inputs.model
         speed = measure_speed(model, self._config.speed, self._config.context_tokens)
-        key_values, states = cache_bytes(model.config, self._config.context_tokens)
+        cache = cache_size(model.config, self._config.context_tokens)
         return {
             **asdict(speed),
             "peak_rss_bytes": memory.peak_bytes(),
             "peak_added_bytes": memory.added_bytes(),
-            "kv_cache_bytes": key_values,
-            "recurrent_state_bytes": states,
+            "kv_cache_bytes": cache.keys_and_values,
+            "recurrent_state_bytes": cache.states,
         }
 
     def perplexity(self) -> Figures:
