@@ -17,7 +17,6 @@ from tasks.download.records import FieldChoice, Record, read_file
 from tasks.download.sources.source import Source
 
 _ATTEMPTS = 5
-_BLOCK_BYTES = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
@@ -85,7 +84,8 @@ def download_file(address: str, target: Path, source_name: str) -> None:
 
 def _continue_download(address: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    # Without a content encoding, positions in the answer are positions in the file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with httpx.stream("GET", address, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
         if have and response.status_code == _RANGE_NOT_SATISFIABLE:
             part.unlink()  # the file changed on the server, or was complete already: start over
@@ -93,7 +93,8 @@ def _continue_download(address: str, part: Path) -> None:
         response.raise_for_status()
         continued = response.status_code == _PARTIAL_CONTENT and _range_start(response) == have
         with part.open("ab" if continued else "wb") as stream:
-            for block in response.iter_bytes(_BLOCK_BYTES):
+            # Written as it arrives: a block gathered first would be lost with the connection.
+            for block in response.iter_raw():
                 stream.write(block)
     _check_length(response, part, have if continued else 0)
 
@@ -106,8 +107,7 @@ def _range_start(response: httpx.Response) -> int:
 
 def _check_length(response: httpx.Response, part: Path, offset: int) -> None:
     announced = response.headers.get("content-length")
-    encoded = "content-encoding" in response.headers
-    if announced is not None and not encoded and part.stat().st_size != offset + int(announced):
+    if announced is not None and part.stat().st_size != offset + int(announced):
         raise httpx.TransportError("the connection ended early")
 
 

@@ -1,0 +1,123 @@
+"""The quality stage: same result for any sharding and worker count, after any interruption, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.artifacts import Artifact, ArtifactStore, build_stage
+from infra.errors import ArtifactCorrupted, PipelineError
+from tasks.documents import document_shards, read_table
+from tasks.quality import STAGE, QualityConfig
+
+CHILD = """
+import sys
+from pathlib import Path
+from infra.artifacts import ArtifactStore, build_stage
+from tasks.quality import STAGE, QualityConfig
+if __name__ == "__main__":
+    root, fingerprint, workers = sys.argv[1:]
+    store = ArtifactStore.open(root, Path(root))
+    artifact = store.find("raw_documents", fingerprint)
+    build_stage(STAGE, QualityConfig(workers=int(workers)), {"documents": artifact}, store)
+"""
+
+
+def built(store: ArtifactStore, artifact: Artifact, **settings: object) -> Artifact:
+    return build_stage(STAGE, QualityConfig(**{"workers": 1, **settings}), {"documents": artifact}, store).artifact
+
+
+def rows(artifact: Artifact, folder: str) -> list[dict[str, object]]:
+    return [row for path in artifact.paths(f"{folder}/") for row in read_table(path).to_pylist()]
+
+
+def test_every_document_is_kept_or_removed_with_a_reason(
+    store: ArtifactStore, corpus: Callable[..., Artifact]
+) -> None:
+    raw = corpus()
+    filtered = built(store, raw)
+    kept, removed = rows(filtered, "documents"), rows(filtered, "removed")
+    assert sorted(row["id"] for row in [*kept, *removed]) == sorted(row["id"] for row in rows(raw, "documents"))
+    assert {"too short", "low quality score"} <= {row["reason"] for row in removed}
+    assert filtered.manifest.metrics["quality/kept_fraction"] == len(kept) / (len(kept) + len(removed))
+    assert any("<EMAIL>" in row["text"] and "<PHONE>" in row["text"] for row in kept)
+    assert not any("@mail.example" in row["text"] for row in kept)
+    (funnel,) = filtered.manifest.tables["quality funnel"]
+    assert (funnel["In"], funnel["Kept"]) == (len(kept) + len(removed), len(kept))
+
+
+def test_the_cut_is_exact_and_does_not_depend_on_sharding(
+    store: ArtifactStore, corpus: Callable[..., Artifact]
+) -> None:
+    texts = []
+    for shards in (1, 5):
+        filtered = built(store, corpus(shards=shards))
+        texts.append(sorted(row["text"] for row in rows(filtered, "documents")))
+        reasons = [row["reason"] for row in rows(filtered, "removed")]
+        cut = reasons.count("low quality score")
+        assert cut <= 0.3 * (cut + len(texts[-1])) < cut + 1 + 0.1 * len(texts[-1])
+    assert texts[0] == texts[1]
+
+
+def test_worker_count_does_not_change_a_byte(
+    store: ArtifactStore, corpus: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    raw = corpus()
+    one = built(store, raw).manifest
+    other = ArtifactStore.open(str(tmp_path / "other"), tmp_path / "other-cache")
+    two = built(other, raw, workers=2).manifest
+    assert one.content_checksum == two.content_checksum
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_resumed_equals_uninterrupted(
+    store: ArtifactStore, corpus: Callable[..., Artifact], tmp_path: Path, workers: int
+) -> None:
+    raw = corpus(shards=12, documents=240)
+    expected = built(ArtifactStore.open(str(tmp_path / "calm"), tmp_path / "calm"), raw).manifest.content_checksum
+    root = tmp_path / "artifacts"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(root), raw.manifest.fingerprint, str(workers)])
+    deadline = time.monotonic() + 60
+    while not list(root.glob("filtered_documents/*/.shards/*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(random.random() * 0.3)  # the moment is meant to differ from run to run
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert built(store, raw).manifest.content_checksum == expected
+
+
+def test_a_source_that_loses_too_much_raises_an_alarm(
+    store: ArtifactStore, corpus: Callable[..., Artifact]
+) -> None:
+    filtered = built(store, corpus(), default_settings={"expected_loss": 0.05})
+    (alarm,) = filtered.manifest.tables["quality alarms"]
+    assert alarm["Source"] == "mine"
+    assert filtered.manifest.metrics["quality/alarms"] == 1
+
+
+def test_removing_everything_is_an_error_that_says_where_to_look(
+    store: ArtifactStore, corpus: Callable[..., Artifact]
+) -> None:
+    with pytest.raises(PipelineError, match="removed all .* documents.*`removed/`"):
+        built(store, corpus(), minimum_characters=900_000)
+
+
+def test_a_damaged_input_shard_is_named(store: ArtifactStore, corpus: Callable[..., Artifact]) -> None:
+    raw = corpus()
+    path = document_shards(raw)["mine-00001"]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtifactCorrupted, match="mine-00001"):
+        built(store, raw)
+
+
+def test_a_rule_set_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sources\.web\.rules: 'poetry'"):
+        QualityConfig(sources={"web": {"rules": "poetry"}})
