@@ -47,7 +47,7 @@ def test_gradients_do_not_cross_documents(miniature: HybridLM, tokens: Tensor) -
 def test_tokens_do_not_see_the_future(miniature: HybridLM, tokens: Tensor) -> None:
     changed = tokens.clone()
     changed[:, 90:] = (changed[:, 90:] + 1) % 256
-    torch.testing.assert_close(miniature(tokens)[:, :90], miniature(changed)[:, :90], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(miniature(tokens)[:, :90], miniature(changed)[:, :90], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
