@@ -86,7 +86,7 @@ def test_a_wrong_checksum_is_refused_and_not_cached(server: RangeServer, tmp_pat
 
 
 def test_a_refusal_is_not_repeated(server: RangeServer, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="'web'.*answered 404"):
+    with pytest.raises(SourceError, match=r"'web'.*answered 404"):
         WebFile(name="web", uri=address(server, "missing.jsonl")).pin(tmp_path)
 
 

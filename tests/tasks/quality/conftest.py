@@ -47,7 +47,7 @@ def write_corpus(context: StageContext[CorpusConfig]) -> StageResult:
     each = -(-len(texts) // config.shards)
     for shard in range(config.shards):
         rows = texts[shard * each : (shard + 1) * each]
-        documents = [Document(text, "mine", f"{shard}:{row}", "CC0") for row, text in enumerate(rows)]
+        documents = [Document(text, "mine", str(shard * each + row), "CC0") for row, text in enumerate(rows)]
         write_table(context.directory / DOCUMENTS / f"mine-{shard:05d}.parquet", documents_table(documents))
     return StageResult()
 

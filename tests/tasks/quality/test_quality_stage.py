@@ -106,7 +106,7 @@ def test_a_source_that_loses_too_much_raises_an_alarm(
 def test_removing_everything_is_an_error_that_says_where_to_look(
     store: ArtifactStore, corpus: Callable[..., Artifact]
 ) -> None:
-    with pytest.raises(PipelineError, match="removed all .* documents.*`removed/`"):
+    with pytest.raises(PipelineError, match=r"removed all .* documents.*`removed/`"):
         built(store, corpus(), minimum_characters=900_000)
 
 

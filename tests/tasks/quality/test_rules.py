@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 from pathlib import Path
 
 from pytest import approx, mark
 
+from tasks.quality import words
 from tasks.quality.config import CODE, PROSE, ProfanityConfig, QualityConfig
 from tasks.quality.judgement import judge
 from tasks.quality.measures import measure
@@ -69,7 +71,7 @@ def test_each_rule_names_itself(text: str, reason: str) -> None:
 
 
 def test_good_prose_and_code_pass_their_own_rules() -> None:
-    code = "\n".join(f"def function_{n}(value):\n    return value + other_{n} * {n}\n" for n in range(12))
+    code = inspect.getsource(words)
     assert broken_rule(measured(prose(8)), prose(8), PROSE) is None
     assert broken_rule(measured(code), code, CODE) is None
     assert broken_rule(measured(code), code, PROSE) is not None
@@ -80,8 +82,8 @@ def test_the_score_ranks_prose_above_noise() -> None:
     assert 0 <= quality_score(measured(noise)) < 0.5 < quality_score(measured(prose(9))) <= 1
 
 
-def reason_of(text: str, config: QualityConfig = QualityConfig(drop_fraction=0)) -> str | None:
-    (verdict,) = judge([text], ["mine"], config)
+def reason_of(text: str, config: QualityConfig | None = None) -> str | None:
+    (verdict,) = judge([text], ["mine"], config or QualityConfig())
     return verdict.reason
 
 
@@ -93,9 +95,11 @@ def test_profanity_is_judged_by_density() -> None:
 
 
 def test_language_spam_and_contact_lists() -> None:
-    german = "Der alte Leuchtturm stand am Ende der Straße, und seit zwanzig Jahren hatte niemand in ihm gewohnt. "
+    german = (
+        "Der alte Leuchtturm stand am Ende der Straße, und seit zwanzig Jahren hatte niemand in ihm gewohnt.\n"
+    )
     german += (
-        "Jeden Morgen ging die Frau mit einem Korb in der Hand zum Fluss hinunter und sah den Schiffen nach. "
+        "Jeden Morgen ging die Frau mit einem Korb in der Hand zum Fluss hinunter und sah den Schiffen nach.\n"
     )
     loose = QualityConfig(rule_sets={**QualityConfig().rule_sets, "prose": CODE})
     assert reason_of(german + "Wer ihn sah, dachte an das Meer und an die Schiffe.", loose) == "other language"

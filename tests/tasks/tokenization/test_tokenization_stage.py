@@ -62,8 +62,8 @@ def test_sharding_does_not_change_the_split(store: ArtifactStore, corpus: Callab
     for shards in (1, 3):
         dataset = TokenDataset.open(built(store, corpus(shards=shards), validation_fraction=0.2), "validation")
         held_out.append(sorted(dataset.document_bytes.tolist()))
-    # Ids depend on the origin, which names the shard here, so only the amount can be compared.
-    assert all(5 <= len(sizes) <= 40 for sizes in held_out)
+    assert held_out[0] == held_out[1]
+    assert len(held_out[0]) >= 5
 
 
 def test_an_existing_tokenizer_is_taken_as_it_is(
