@@ -1,0 +1,224 @@
+"""What can be chosen about training: one curriculum stage, and what all its stages share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from infra.artifacts import StageConfig, run_argument
+from model import ModelConfig
+from tasks.training.sampler import MIXTURE_ROUND_ROWS, BatchPlan
+from tasks.training.schedule import ScheduleName, learning_rate_at
+
+#: Tokens a rank runs at once when `micro_batch` is left out.
+DEFAULT_MICRO_BATCH_TOKENS = 8192
+
+
+class CurriculumStage(StageConfig):
+    """One stage of the curriculum: how long the rows are, how many tokens, how fast it learns."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the stage, part of its data order's key"
+    )
+    context_tokens: int = Field(ge=16, description="tokens in a row")
+    tokens: int = Field(ge=1, description="tokens to train on; rounded down to whole batches")
+    batch_tokens: int = Field(ge=16, description="tokens of one update, all ranks together")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="rows a rank runs at once; left out: as many as divide the batch and stay within "
+        f"{DEFAULT_MICRO_BATCH_TOKENS:,} tokens",
+    )
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    final_learning_rate: float = Field(0.0, ge=0, description="learning rate of the last update")
+    schedule: ScheduleName = Field("cosine", description="shape of the learning rate after the warmup")
+    warmup_steps: int | None = Field(None, ge=0, description="updates of linear warmup; overrides warmup_fraction")
+    warmup_fraction: float = Field(0.02, ge=0, le=1, description="warmup as a share of the stage's updates")
+    decay_fraction: float = Field(
+        0.2, gt=0, le=1, description="share of the updates in which warmup_stable_decay falls to the final rate"
+    )
+    mixture: dict[str, float] | None = Field(
+        None, description="weight of each source, by rows; left out: every token once an epoch"
+    )
+    rope_theta: float | None = Field(
+        None, gt=1, description="replaces model.rope_theta in this stage; later stages set their own"
+    )
+
+    def resolve(self, training: TrainingConfig, model: ModelConfig) -> TrainingStageConfig:
+        """Everything this stage's checkpoint depends on, in one configuration."""
+        shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
+        own = {name: getattr(self, name) for name in CurriculumStage.model_fields}
+        return TrainingStageConfig(**own, **shared, model=model)
+
+    @field_validator("mixture")
+    @classmethod
+    def _mixture_has_weight(cls, mixture: dict[str, float] | None) -> dict[str, float] | None:
+        if mixture is None:
+            return None
+        if not mixture or min(mixture.values()) < 0 or sum(mixture.values()) <= 0:
+            raise ValueError(
+                "weights must not be negative and must not all be 0; leave mixture out to use all data"
+            )
+        least = min(weight for weight in mixture.values() if weight > 0) / sum(mixture.values())
+        if least * MIXTURE_ROUND_ROWS < 1:
+            raise ValueError(
+                f"the smallest share is {least:.2g}, below 1/{MIXTURE_ROUND_ROWS}; raise it or drop it"
+            )
+        return mixture
+
+    @model_validator(mode="after")
+    def _stage_adds_up(self) -> Self:
+        if self.batch_tokens % self.context_tokens:
+            below = max(1, self.batch_tokens // self.context_tokens) * self.context_tokens
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of context_tokens {self.context_tokens}; "
+                f"use {below} or {below + self.context_tokens}"
+            )
+        if self.tokens < self.batch_tokens:
+            raise ValueError(f"tokens {self.tokens} is less than one batch; use at least {self.batch_tokens}")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate} exceeds learning_rate {self.learning_rate}; "
+                "lower it"
+            )
+        if self.warmup_steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} exceeds the stage's {self.steps} updates; lower it"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Updates of the stage."""
+        return self.tokens // self.batch_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one update, all ranks together."""
+        return self.batch_tokens // self.context_tokens
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of update `step`, counted from 0."""
+        warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_fraction * self.steps)
+        return learning_rate_at(
+            step,
+            steps=self.steps,
+            warmup_steps=warmup,
+            schedule=self.schedule,
+            peak=self.learning_rate,
+            final=self.final_learning_rate,
+            decay_fraction=self.decay_fraction,
+        )
+
+
+class TrainingConfig(StageConfig):
+    """What all stages of a curriculum share.
+
+    `ranks`, `threads_per_rank` and `zero_stage` are part of the result's identity: they change the order in which
+    floating-point numbers are summed, and with it the last bits of the weights.
+    """
+
+    seed: int = Field(0, ge=0, description="of the initial weights and of the data order")
+    ranks: int = Field(1, ge=1, description="processes that train together (one a GPU)")
+    threads_per_rank: int = Field(2, ge=1, description="CPU threads of each rank")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of weights and activations in the passes; the optimiser always keeps fp32"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="what DeepSpeed shards over ranks: 1 optimiser state, 2 and gradients, 3 and weights"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay, on matrices only")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    gradient_clip: float = Field(
+        1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down"
+    )
+    carry_optimizer: bool = Field(
+        True,
+        description="start from the previous stage's AdamW moments too: fresh second moments would make the first "
+        "updates of the stage far too large",
+    )
+    validation_rows: int = Field(16, ge=0, description="held-out rows whose loss is measured; 0 measures none")
+    validate_every_fraction: float = Field(0.1, gt=0, le=1, description="share of the stage between measurements")
+    checkpoint_every_fraction: float = run_argument(0.1, "share of the stage between checkpoints", gt=0, le=1)
+    checkpoint_every_seconds: float = run_argument(600.0, "longest time between checkpoints, seconds", gt=0)
+    checkpoints_kept: int = run_argument(2, "newest checkpoints kept while training", ge=1)
+    stall_seconds: float = run_argument(1800.0, "silence after which the trainer is taken for hung, seconds", gt=0)
+
+    @model_validator(mode="after")
+    def _numerics_are_exact(self) -> Self:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "precision bf16 with zero_stage 0 keeps no fp32 weights to update; set zero_stage to 1 "
+                "(on one rank it costs nothing more)"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must both lie in [0, 1)")
+        return self
+
+
+class TrainingStageConfig(CurriculumStage, TrainingConfig):
+    """One curriculum stage, complete: what its checkpoint's fingerprint is made of."""
+
+    model: ModelConfig = Field(description="the language model's shape")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.rows_per_step % self.ranks:
+            unit = self.context_tokens * self.ranks
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is {self.rows_per_step} rows, which {self.ranks} ranks cannot "
+                f"share equally; use a multiple of {unit}"
+            )
+        if self.micro_batch and self.rows_per_step % (self.micro_batch * self.ranks):
+            unit = self.context_tokens * self.micro_batch * self.ranks
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of context_tokens × micro_batch × ranks = "
+                f"{unit}; use {max(1, self.batch_tokens // unit) * unit}, or leave micro_batch out"
+            )
+        if self.context_tokens > self.model.maximum_context:
+            raise ValueError(
+                f"context_tokens {self.context_tokens} exceeds model.maximum_context "
+                f"{self.model.maximum_context}; raise the latter"
+            )
+        return self
+
+    @property
+    def batch_plan(self) -> BatchPlan:
+        """How an update's rows are dealt to ranks and micro-batches."""
+        rows_of_rank = self.rows_per_step // self.ranks
+        fitting = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.context_tokens)
+        largest = max(rows for rows in range(1, min(rows_of_rank, fitting) + 1) if rows_of_rank % rows == 0)
+        return BatchPlan(self.rows_per_step, self.micro_batch or largest, self.ranks)
+
+    @property
+    def stage_model(self) -> ModelConfig:
+        """The model of this stage: `model` with the stage's RoPE base."""
+        return (
+            self.model
+            if self.rope_theta is None
+            else self.model.model_copy(update={"rope_theta": self.rope_theta})
+        )
+
+    def every(self, fraction: float) -> int:
+        """Updates in a share of the stage, at least one."""
+        return max(1, round(fraction * self.steps))
+
+    def deepspeed_config(self) -> dict[str, Any]:
+        """What `deepspeed.initialize` is given."""
+        plan = self.batch_plan
+        return {
+            "train_micro_batch_size_per_gpu": plan.micro_batch,
+            "gradient_accumulation_steps": plan.accumulation,
+            "train_batch_size": plan.rows_per_step,
+            # Without ZeRO the trainer clips, because DeepSpeed would not tell the norm.
+            "gradient_clipping": self.gradient_clip if self.zero_stage else 0.0,
+            "zero_optimization": {"stage": self.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": self.precision == "bf16"},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "steps_per_print": 1 << 40,
+        }

@@ -1,0 +1,205 @@
+"""The training stage: start the trainer's processes, pass on what they report, describe the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.artifacts import Artifact, Stage, StageContext, StageResult
+from infra.artifacts.builder import SCRATCH_DIRECTORY
+from infra.errors import ConfigurationError
+from infra.processes import ChildFailed, child_environment, run_streaming
+from infra.quiet import QUIET_ENVIRONMENT
+from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart
+from tasks.tokenization.token_shards import SOURCES_FILE
+from tasks.training.config import TrainingStageConfig
+from tasks.training.errors import TrainingDiverged, TrainingFailed, TrainingInterrupted
+from tasks.training.job import HISTORY_FILE, MODEL_DIRECTORY, OPTIMIZER_FILE, TIMING_FILE, TrainingJob
+
+LOSS_PLOT = Path("plots") / "loss.png"
+_TRAINED = "trained"
+_LIVE_METRICS = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+    "validation_loss": "train/validation_loss",
+    "tokens": "train/tokens",
+    "tokens_per_second": "throughput/tokens_per_second",
+    "peak_gb": "memory/peak_gb",
+    "eta_seconds": "train/eta_seconds",
+}
+
+
+def run(context: StageContext[TrainingStageConfig]) -> StageResult:
+    """Train on the `tokens` artifact, from the `previous` checkpoint artifact if there is one."""
+    scratch = context.directory / SCRATCH_DIRECTORY
+    if not context.shards.is_done(_TRAINED):
+        job_path = scratch / "job.json"
+        _job(context, scratch).write(job_path)
+        _train(context, job_path)
+        _plot(_read_lines(context.directory / HISTORY_FILE), context.config, context.directory / LOSS_PLOT)
+        context.shards.finish(_TRAINED, _result_files(context.directory))
+    # Only now: until the marker is set, the last checkpoint is all that a kill would leave.
+    shutil.rmtree(scratch, ignore_errors=True)
+    return _describe(context)
+
+
+STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 1, TrainingStageConfig, run)
+
+
+def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJob:
+    tokens, previous = context.inputs["tokens"], context.inputs.get("previous")
+    _check_vocabulary(tokens, context.config)
+    return TrainingJob(
+        config=context.config,
+        train_shards=[path.with_suffix("") for path in tokens.paths("train-", ".idx")],
+        validation_shards=[path.with_suffix("") for path in tokens.paths("validation-", ".idx")],
+        source_names=json.loads(tokens.path(SOURCES_FILE).read_bytes()),
+        previous=previous.directory if previous is not None else None,
+        output=context.directory,
+        checkpoints=scratch / "checkpoints",
+    )
+
+
+def _check_vocabulary(tokens: Artifact, config: TrainingStageConfig) -> None:
+    size = tokens.manifest.statistics.get("vocabulary_size", 0)
+    if size > config.model.vocabulary_size:
+        raise ConfigurationError(
+            f"the tokens artifact has a vocabulary of {size}, model.vocabulary_size is "
+            f"{config.model.vocabulary_size}.",
+            f"set model.vocabulary_size to at least {size}.",
+        )
+
+
+def _train(context: StageContext[TrainingStageConfig], job_path: Path) -> None:
+    """Run the trainer to its end. Raises TrainingDiverged, TrainingFailed, TrainingInterrupted or ChildFailed."""
+    failures: list[Exception] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        _forward(context, event, failures)
+
+    context.report(0.0, "starting the trainer", None)
+    try:
+        run_streaming(
+            _command(context.config.ranks, job_path),
+            on_line=context.log.debug,
+            on_event=on_event,
+            stall_seconds=context.config.stall_seconds,
+            environment=_environment(context.config),
+        )
+    except ChildFailed as error:
+        raise failures[-1] if failures else error from error
+
+
+def _command(ranks: int, job_path: Path) -> list[str]:
+    module = ["-m", "tasks.training.trainer", str(job_path)]
+    if ranks == 1:
+        return [sys.executable, *module]
+    # torchrun rather than DeepSpeed's launcher, which imports DeepSpeed twice more before it starts.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    return [sys.executable, *launcher, "--nproc-per-node", str(ranks), *module]
+
+
+def _environment(config: TrainingStageConfig) -> dict[str, str]:
+    project = str(Path(__file__).resolve().parents[2])
+    return child_environment(
+        {
+            **QUIET_ENVIRONMENT,
+            "OMP_NUM_THREADS": str(config.threads_per_rank),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")])),
+        }
+    )
+
+
+def _forward(
+    context: StageContext[TrainingStageConfig], event: Mapping[str, Any], failures: list[Exception]
+) -> None:
+    """Pass one of the trainer's events on to whoever watches the stage."""
+    kind = event["event"]
+    if kind == "step":
+        metrics = {name: event[key] for key, name in _LIVE_METRICS.items() if key in event}
+        context.report(event["step"] / event["steps"], _progress_line(event), {"step": event["step"], **metrics})
+    elif kind == "message":
+        context.log.info(event["text"])
+    elif kind == "warning":
+        context.log.warning(event["text"])
+    elif kind == "interrupted":
+        failures.append(
+            TrainingInterrupted(
+                f"training was stopped after update {event['step']}.", "run again: it continues from there."
+            )
+        )
+    elif kind == "error":
+        failure = TrainingDiverged if event["type"] == TrainingDiverged.__name__ else TrainingFailed
+        failures.append(failure(event["problem"], event["fix"]))
+
+
+def _progress_line(event: Mapping[str, Any]) -> str:
+    minutes, seconds = divmod(round(event["eta_seconds"]), 60)
+    return (
+        f"step {event['step']:,} of {event['steps']:,}, loss {event['loss']:.3f}, "
+        f"{event['tokens_per_second']:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+    )
+
+
+def _result_files(directory: Path) -> list[Path]:
+    names = [OPTIMIZER_FILE, HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
+    return [*sorted((directory / MODEL_DIRECTORY).iterdir()), *(directory / name for name in names)]
+
+
+def _describe(context: StageContext[TrainingStageConfig]) -> StageResult:
+    """Figures of the finished stage, from its files."""
+    config = context.config
+    history = _read_lines(context.directory / HISTORY_FILE)
+    timing = _read_lines(context.directory / TIMING_FILE)
+    tail = history[-config.every(0.05) :]
+    seconds = sum(entry["seconds"] for entry in timing)
+    metrics = {
+        "train/loss": sum(entry["loss"] for entry in tail) / len(tail),
+        "train/tokens": float(history[-1]["tokens"]),
+        "throughput/tokens_per_second": history[-1]["tokens"] / max(seconds, 1e-9),
+        "memory/peak_gb": max(entry["peak_gb"] for entry in timing),
+    }
+    measured = [entry for entry in history if "validation_loss" in entry]
+    if measured:
+        metrics["train/validation_loss"] = measured[-1]["validation_loss"]
+    rows = [
+        {
+            "step": entry["step"],
+            "tokens": entry["tokens"],
+            "loss": round(entry["loss"], 4),
+            "held-out loss": round(entry["validation_loss"], 4),
+        }
+        for entry in measured
+    ]
+    statistics = {"steps": config.steps, "context_tokens": config.context_tokens, "seconds": round(seconds, 2)}
+    return StageResult(metrics, {"loss": rows}, statistics)
+
+
+def _plot(history: list[dict[str, Any]], config: TrainingStageConfig, path: Path) -> None:
+    figure, axes = new_chart(f"Loss of stage {config.name} ({config.context_tokens:,} tokens of context)", rows=8)
+    tokens = [entry["tokens"] / 1e6 for entry in history]
+    axes.plot(tokens, [entry["loss"] for entry in history], color=KEPT, linewidth=1.0, label="training")
+    measured = [entry for entry in history if "validation_loss" in entry]
+    if measured:
+        places = [entry["tokens"] / 1e6 for entry in measured]
+        axes.plot(
+            places, [entry["validation_loss"] for entry in measured], "o-", color=PALETTE[0], label="held out"
+        )
+    axes.set_xlabel("million tokens", color=INK, fontsize=9)
+    axes.set_ylabel("nats a token", color=INK, fontsize=9)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_chart(figure, path)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
