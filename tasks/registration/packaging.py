@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,16 +27,19 @@ def save_mlflow_model(artifact: Artifact, directory: Path, copy_limit_bytes: flo
         configured["bundle_uri"] = artifact.uri
         checksums = {entry.path: entry.checksum for entry in artifact.manifest.files}
         configured["checksums"] = json.dumps(checksums)
-    mlflow.pyfunc.save_model(
-        path=str(directory),
-        python_model=str(_CODE),
-        artifacts={"bundle": str(artifact.directory)} if copied else None,
-        model_config=configured,
-        code_paths=[str(Path(model.__file__).parent)],
-        signature=_signature(),
-        pip_requirements=pinned_requirements(),
-        metadata={"fingerprint": artifact.manifest.fingerprint},
-    )
+    with warnings.catch_warnings():
+        # MLflow wants type hints or an input example; the explicit signature has the parameters they cannot say.
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(directory),
+            python_model=str(_CODE),
+            artifacts={"bundle": str(artifact.directory)} if copied else None,
+            model_config=configured,
+            code_paths=[str(Path(model.__file__).parent)],
+            signature=_signature(),
+            pip_requirements=pinned_requirements(),
+            metadata={"fingerprint": artifact.manifest.fingerprint},
+        )
 
 
 def served_weights(artifact: Artifact) -> str:

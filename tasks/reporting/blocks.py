@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
-from tasks.reporting.formatting import NOT_KNOWN, figure, heading
+from tasks.reporting.formatting import NOT_KNOWN, column, heading
 
 #: Words that are verdicts wherever they appear in a table.
 TONES = {
@@ -32,13 +32,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for people. `dropped` rows were left out for length."""
+    """Rows for people. `dropped` rows were left out for length; a `folded` table repeats what a chart shows."""
 
     kind: ClassVar[str] = "table"
     title: str
     columns: list[Cell]
     rows: list[list[Cell]]
     dropped: int = 0
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,14 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], *, leave_out: Sequence[str] = ()) -> Table:
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Table:
     """A table of any rows: columns in the order they first appear, figures aligned by column."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in leave_out))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: _is_numeric([row.get(name) for row in rows]) for name in names}
     columns = [Cell(heading(name), numeric[name]) for name in names]
-    shown = [[_cell(name, row.get(name), numeric[name]) for name in names] for row in rows[:_MAXIMUM_ROWS]]
-    return Table(title, columns, shown, max(0, len(rows) - _MAXIMUM_ROWS))
+    shown = [_column(name, [row.get(name) for row in rows[:_MAXIMUM_ROWS]], numeric[name]) for name in names]
+    by_row = [list(cells) for cells in zip(*shown, strict=True)]
+    return Table(title, columns, by_row, max(0, len(rows) - _MAXIMUM_ROWS), folded)
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -179,13 +181,15 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return bool(known) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known)
 
 
-def _cell(name: str, value: Any, numeric: bool) -> Cell:
+def _column(name: str, values: Sequence[Any], numeric: bool) -> list[Cell]:
     if name.lower() in _VERDICT_COLUMNS:
-        return verdict_cell(value)
-    text = figure(name, value)
-    if len(text) > _MAXIMUM_CELL_CHARACTERS:
-        text = text[:_MAXIMUM_CELL_CHARACTERS] + "…"
-    return Cell(text, numeric)
+        return [verdict_cell(value) for value in values]
+    texts = column(name, values)
+    return [Cell(_shortened(text), numeric) for text in texts]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAXIMUM_CELL_CHARACTERS else text[:_MAXIMUM_CELL_CHARACTERS] + "…"
 
 
 def verdict_cell(value: Any) -> Cell:

@@ -12,7 +12,7 @@ from tasks.reporting.blocks import Chart
 from tasks.reporting.formatting import number
 
 _WIDE, _NARROW = (760, 280), (350, 230)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 42, 40
 _MAXIMUM_POINTS = 400
 
 
@@ -41,7 +41,8 @@ class Axes:
     y_label: str
     write_x: Callable[[float], str] = number
     write_y: Callable[[float], str] = number
-    from_zero: bool = False
+    from_zero: bool = False  # the y axis
+    room: float = 0.0  # free share of the x range on both sides
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,7 @@ def scatter_chart(title: str, points: Sequence[Point], axes: Axes, *, note: str 
 
     def draw(width: int, height: int) -> Markup:
         frame = _frame([(point.x, point.y) for point in placed], axes, width, height)
-        dots = Markup("").join(_dot(frame, point, axes) for point in placed)
-        return _svg(title, frame, _grid(frame, axes) + dots)
+        return _svg(title, frame, _grid(frame, axes) + _dots(frame, placed, axes))
 
     return Chart(title, draw(*_WIDE), draw(*_NARROW), note)
 
@@ -125,12 +125,12 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _frame(points: Sequence[tuple[float, float]], axes: Axes, width: int, height: int) -> _Frame:
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_ticks = ticks(min(xs), max(xs), 8 if width > 500 else 4)
+    x_ticks = ticks(min(xs), max(xs), 8 if width > 500 else 5)
     y_ticks = ticks(0.0 if axes.from_zero else min(ys), max(ys), 5)
     y_range = (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)))
     x_range = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
-    if axes.from_zero:
-        x_range = (min(0.0, x_range[0]), x_range[1] * 1.12)
+    spare = axes.room * (x_range[1] - x_range[0])
+    x_range = (x_range[0] - spare, x_range[1] + spare)
     inside = [tick for tick in x_ticks if x_range[0] <= tick <= x_range[1]]
     return _Frame(width, height, x_range, y_range, inside, y_ticks)
 
@@ -158,9 +158,13 @@ def _grid(frame: _Frame, axes: Axes) -> Markup:
             )
         )
     for tick in frame.x_ticks:
+        label, x = axes.write_x(tick), frame.x(tick)
+        # A label that would stick out on the right ends at the edge instead.
+        anchor = "end" if x + 3.4 * len(label) > frame.width else "middle"
+        place = min(x, frame.width - 2.0) if anchor == "middle" else frame.width - 1.0
         parts.append(
-            Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                frame.x(tick), bottom + 17, axes.write_x(tick)
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+                place, bottom + 17, anchor, label
             )
         )
     parts.append(
@@ -182,12 +186,12 @@ def _borders(frame: _Frame, borders: Sequence[Border]) -> Markup:
         label = border.label if len(border.label) <= room else border.label[: max(0, room - 1)] + "…"
         if index:
             parts.append(
-                Markup('<line class="border" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x, x, _TOP - 6, bottom)
+                Markup('<line class="border" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x, x, _TOP - 16, bottom)
             )
         if room >= 3:
             parts.append(
                 Markup('<text class="border-name" x="{}" y="{}">{}<title>{}</title></text>').format(
-                    x + 5, _TOP + 4, label, border.label
+                    x + 5, _TOP - 7, label, border.label
                 )
             )
     return Markup("").join(parts)
@@ -208,14 +212,39 @@ def _polyline(frame: _Frame, series: Series, axes: Axes) -> Markup:
     )
 
 
-def _dot(frame: _Frame, point: Point, axes: Axes) -> Markup:
-    x, y = frame.x(point.x), frame.y(point.y)
-    beside_left = x > frame.width - 90
-    said = f"{point.name}: {axes.write_x(point.x)}, {axes.write_y(point.y)}"
-    circle = Markup('<circle class="dot tone-{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
-    name = Markup('<text class="point-name" x="{}" y="{}" text-anchor="{}">{}</text>')
-    anchor, shift = ("end", -9) if beside_left else ("start", 9)
-    return circle.format(point.tone, x, y, said) + name.format(x + shift, y - 6, anchor, point.name)
+def _dots(frame: _Frame, points: Sequence[Point], axes: Axes) -> Markup:
+    """Dots with names that keep clear of each other: above, below, then the same on the left."""
+    taken: list[tuple[float, float, float, float]] = [
+        (frame.x(point.x) - 5, frame.y(point.y) - 5, frame.x(point.x) + 5, frame.y(point.y) + 5) for point in points
+    ]
+    parts = []
+    for point in points:
+        x, y, length = frame.x(point.x), frame.y(point.y), 6.8 * len(point.name)
+        places = [(x + 8, y - 6), (x + 8, y + 15), (x - 8 - length, y - 6), (x - 8 - length, y + 15),
+                  (x - length / 2, y - 20), (x - length / 2, y + 28)]  # fmt: skip
+        boxes = [(left, base - 11, left + length, base + 3) for left, base in places]
+        free = [
+            box for box in boxes
+            if box[0] > _LEFT and box[2] < frame.width and not any(_overlap(box, other) for other in taken)
+        ]  # fmt: skip
+        box = free[0] if free else boxes[0]
+        taken.append(box)
+        said = f"{point.name}: {axes.write_x(point.x)}, {axes.write_y(point.y)}"
+        parts.append(
+            Markup('<circle class="dot tone-{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(
+                point.tone, x, y, said
+            )
+        )
+        parts.append(
+            Markup('<text class="point-name" x="{}" y="{}">{}</text>').format(
+                round(box[0], 1), round(box[3] - 3, 1), point.name
+            )
+        )
+    return Markup("").join(parts)
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _legend(frame: _Frame, series: Sequence[Series]) -> Markup:
@@ -226,9 +255,7 @@ def _legend(frame: _Frame, series: Sequence[Series]) -> Markup:
     for one in reversed(series):
         x -= 6.6 * len(one.name)
         parts.append(Markup('<text class="legend" x="{}" y="12">{}</text>').format(round(x, 1), one.name))
-        parts.append(
-            Markup('<circle class="dot tone-{}" cx="{}" cy="8" r="4"/>').format(one.tone, round(x - 9, 1))
-        )
+        parts.append(Markup('<circle class="dot tone-{}" cx="{}" cy="8" r="4"/>').format(one.tone, round(x - 9, 1)))
         x -= 28
     return Markup("").join(parts)
 

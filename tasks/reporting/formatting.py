@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 NOT_KNOWN = "–"
@@ -105,7 +106,7 @@ def figure(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
         return _plain(value)
-    leaf = name.rsplit("/", 1)[-1].lower()
+    leaf = name.rsplit("/", 1)[-1].lower().replace(" ", "_")
     if leaf in _WHOLE_NAMES:
         return _WHOLE_NAMES[leaf](value)
     if not leaf.endswith(_NOT_SHARES):
@@ -113,6 +114,21 @@ def figure(name: str, value: Any) -> str:
             if leaf.endswith(suffix) and math.isfinite(value):
                 return str(write(value))
     return number(value)
+
+
+def column(name: str, values: Sequence[Any]) -> list[str]:
+    """One column's cells; plain decimals share their number of places, so that the points line up."""
+    plain = [abs(value) for value in values if isinstance(value, float) and math.isfinite(value)]
+    fractional = any(value != int(value) for value in plain)
+    tiny = any(0 < value < 0.01 for value in plain)
+    whole_column = all(value is None or isinstance(value, (int, float)) for value in values)
+    if not fractional or tiny or not whole_column or figure(name, 1.5) != number(1.5):
+        return [figure(name, value) for value in values]
+    places = max(0, 3 - max(0, math.floor(math.log10(max(plain)))))
+    return [
+        f"{value:,.{places}f}" if isinstance(value, float) and math.isfinite(value) else figure(name, value)
+        for value in values
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -31,9 +31,7 @@ def render_report(summary: RunSummary) -> str:
     """The report's HTML."""
     style = Markup(_read("report.css"))  # noqa: S704 - our own file, no data in it
     template = _environment().get_template("report.html")
-    return template.render(
-        summary=summary, headline=headline(summary), sections=all_sections(summary), style=style
-    )
+    return template.render(summary=summary, headline=headline(summary), sections=all_sections(summary), style=style)
 
 
 @dataclass(frozen=True)

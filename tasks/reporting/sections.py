@@ -54,9 +54,7 @@ def pipeline(summary: RunSummary) -> Section:
     for stage in summary.stages:
         state, tone = _state_of(stage)
         length, start = 100 * stage.seconds / total, 100 * elapsed / total
-        rows.append(
-            Bar(stage.title, duration(stage.seconds), length, start, tone, note=dollars(stage.usd), mark=state)
-        )
+        rows.append(Bar(stage.title, duration(stage.seconds), length, start, tone, note=dollars(stage.usd), mark=state))
         elapsed += stage.seconds
     reused = sum(1 for stage in summary.stages if stage.reused)
     blocks: list[Block] = [Bars("Where the time went", rows)] if rows else [Note("No stage was started.", "bad")]
@@ -126,7 +124,7 @@ def documents(summary: RunSummary) -> Section:
 
 
 def _document(sample: facts.DocumentSample) -> Document:
-    text = redacted(excerpt(sample.text), sample.reason)
+    text = redacted(excerpt(sample.text), sample.reason) or "(no text)"
     if not sample.reason:
         return Document(text, sample.source, "good", sample.origin)
     score = "" if sample.score is None else f", score {number(sample.score)}"
@@ -163,15 +161,22 @@ def training(summary: RunSummary) -> Section:
         borders=borders,
     )
     rates = line_chart("Learning rate", [Series("learning rate", history.learning_rate)],
-                       Axes("step", "", write_x=count, write_y=lambda value: f"{value:.1e}", from_zero=True),
+                       Axes("step", "", write_x=count, write_y=_power_of_ten, from_zero=True),
                        borders=borders)  # fmt: skip
     blocks: list[Block] = [block for block in (chart, rates) if block is not None]
     if chart is None:
         blocks.append(Note("No loss history was found in the checkpoint."))
-    for stage in stages:
-        blocks += [*_figures(facts.manifest_of(stage).metrics), *_tables_of(stage)]
+    blocks += [*_figures_by_stage(stages), *_merged_tables(stages)]
     loss = _loss_sentence(history.training)
     return Section("training", "Training", loss, [*blocks, *_pictures(stages)])
+
+
+def _power_of_ten(value: float) -> str:
+    """3e-4 rather than 3.0e-04; zero is 0."""
+    if value == 0:
+        return "0"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
 def _loss_sentence(points: Sequence[tuple[float, float]]) -> str:
@@ -189,9 +194,11 @@ def evaluation(summary: RunSummary) -> Section:
     manifest = facts.manifest_of(stage)
     drawn = [_bits_per_byte(summary), _recall(stage), _by_position(stage)]
     blocks: list[Block] = [block for block in drawn if block is not None]
-    shown = {"gates", *(name for name, rows in manifest.tables.items() if _is_recall(rows) or _is_sample(rows))}
-    blocks += _figures(manifest.metrics)
-    blocks += _tables_of(stage, leave_out=shown)
+    charted = {name for name in manifest.metrics if "baseline_" in name or name.startswith("eval/needle/recall_")}
+    blocks += _figures({name: value for name, value in manifest.metrics.items() if name not in charted})
+    for name, rows in manifest.tables.items():
+        if rows and name != "gates" and not _is_sample(rows):
+            blocks.append(table(heading(name), rows, folded=_is_charted(rows)))
     return Section("evaluation", "Evaluation", verdict_on_bits(summary), [*blocks, *_pictures([stage])])
 
 
@@ -225,6 +232,12 @@ def _is_recall(rows: Sequence[Mapping[str, Any]]) -> bool:
     return bool(rows) and {"length", "depth", "recall"} <= set(rows[0])
 
 
+def _is_charted(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the report draws these rows already; the table is then folded."""
+    first = set(rows[0])
+    return _is_recall(rows) or "bits_per_byte" in first or {"to", "perplexity"} <= first
+
+
 def _is_sample(rows: Sequence[Mapping[str, Any]]) -> bool:
     return bool(rows) and "prompt" in rows[0] and bool({"text", "continuation"} & set(rows[0]))
 
@@ -237,7 +250,7 @@ def _recall(stage: StageSummary) -> HeatMap | None:
     cells = {(row["length"], row["depth"]): row["recall"] for row in rows}
     lengths = sorted({length for length, _ in cells})
     depths = sorted({depth for _, depth in cells})
-    grid = [(percent(depth), [cells.get((length, depth)) for length in lengths]) for depth in depths]
+    grid = [(f"{depth:.0%}", [cells.get((length, depth)) for length in lengths]) for depth in depths]
     samples = rows[0].get("samples")
     chance = manifest.metrics.get("eval/needle/chance")
     notes = [f"{samples} needles a cell" if samples else "", f"guessing gives {percent(chance)}" if chance else ""]
@@ -277,7 +290,7 @@ def quantization(summary: RunSummary) -> Section:
             "Size against perplexity (lower left is better)",
             [Point(row.name, row.size_mb, row.perplexity) for row in rows
              if row.size_mb is not None and row.perplexity is not None],
-            Axes("MB", "perplexity", from_zero=False),
+            Axes("MB", "perplexity", room=0.06),
         )  # fmt: skip
         if chart is not None:
             blocks.append(chart)
@@ -373,7 +386,8 @@ def cost(summary: RunSummary) -> Section:
     if spend.by_stage:
         entries = [(row.stage, row.usd, dollars(row.usd)) for row in spend.by_stage]
         blocks.append(bars("Spend by stage, all attempts", entries))
-        blocks.append(table("", [row.model_dump() for row in spend.by_stage]))
+        rows = [row.model_dump() for row in spend.by_stage]
+        blocks.append(table("Attempts and seconds", rows, folded=True))
     lede = f"Price: {spend.price_note}." if spend.price_note else ""
     return Section("cost", "Cost and budget", lede, blocks)
 
@@ -384,9 +398,7 @@ def lineage(summary: RunSummary) -> Section:
         {
             "stage": stage.title,
             "artifact": f"{stage.manifest.kind}/{stage.manifest.fingerprint[:12]}",
-            "made from": ", ".join(
-                f"{name} {_short(reference)}" for name, reference in stage.manifest.inputs.items()
-            )
+            "made from": ", ".join(f"{name} {_short(reference)}" for name, reference in stage.manifest.inputs.items())
             or "sources",
             "size_bytes": stage.manifest.size_bytes,
             "content checksum": stage.manifest.content_checksum.rpartition(":")[2][:12],
@@ -436,12 +448,30 @@ def _figures(metrics: Mapping[str, float]) -> list[Block]:
     return [Facts([(heading(name.removeprefix(prefix)), figure(name, value)) for name, value in metrics.items()])]
 
 
-def _tables_of(stage: StageSummary, leave_out: Sequence[str] | set[str] = ()) -> list[Block]:
-    return [
-        table(heading(name), rows)
-        for name, rows in facts.manifest_of(stage).tables.items()
-        if rows and name not in leave_out
-    ]
+def _figures_by_stage(stages: Sequence[StageSummary]) -> list[Block]:
+    """One stage's metrics as a list; those of several side by side."""
+    if len(stages) == 1:
+        return _figures(facts.manifest_of(stages[0]).metrics)
+    names = list(dict.fromkeys(name for stage in stages for name in facts.manifest_of(stage).metrics))
+    rows = []
+    for name in names:
+        values = {stage.title: facts.manifest_of(stage).metrics.get(name) for stage in stages}
+        written = {title: figure(name, value) for title, value in values.items()}
+        rows.append({"figure": heading(name.partition("/")[2] or name), **written})
+    return [table("By stage", rows)] if rows else []
+
+
+def _merged_tables(stages: Sequence[StageSummary]) -> list[Block]:
+    """Tables of the same name in several stages become one."""
+    merged: dict[str, list[Mapping[str, Any]]] = {}
+    for stage in stages:
+        for name, rows in facts.manifest_of(stage).tables.items():
+            merged.setdefault(name, []).extend(rows)
+    return [table(heading(name), rows) for name, rows in merged.items() if rows]
+
+
+def _tables_of(stage: StageSummary) -> list[Block]:
+    return [table(heading(name), rows) for name, rows in facts.manifest_of(stage).tables.items() if rows]
 
 
 def _pictures(stages: Sequence[StageSummary]) -> list[Block]:

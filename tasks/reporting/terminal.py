@@ -69,4 +69,5 @@ def _registry_lines(summary: RunSummary) -> list[str]:
 
 
 def _link_lines(summary: RunSummary) -> list[str]:
-    return [f"{title:<16}{address}" for title, address in list(summary.links.items())[:4]]
+    addresses = [(title, address) for title, address in summary.links.items() if address.startswith("http")]
+    return [f"{title:<16}{address}" for title, address in addresses[:4]]

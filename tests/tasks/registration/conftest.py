@@ -65,9 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 def chain(store: ArtifactStore) -> dict[str, Artifact]:
     """The registration stage's inputs, with what they were made from behind them."""
     torch.manual_seed(0)
-    model = HybridLM(
-        preset("miniature").model_copy(update={"vocabulary_size": 512, "maximum_context": 512})
-    ).eval()
+    model = HybridLM(preset("miniature").model_copy(update={"vocabulary_size": 512, "maximum_context": 512})).eval()
     raw = publish(
         store, "raw_documents", "a" * 32, lambda directory: None, stage="download",
         tables={"sources": [{"Source": "docs | <b>evil</b>", "Licence": "MIT", "Kept": 120}]},
@@ -85,9 +83,7 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
     def quantize(directory: Path) -> None:
         save_int8(model, directory / "int8")
         (directory / "gguf").mkdir()
-        save_gguf(
-            model, directory / "gguf/model-q8_0.gguf", GGUFFormat.Q8_0, tokenizer=tokens.path("tokenizer.json")
-        )
+        save_gguf(model, directory / "gguf/model-q8_0.gguf", GGUFFormat.Q8_0, tokenizer=tokens.path("tokenizer.json"))
 
     quantized = publish(
         store, "quantized", "d" * 32, quantize, stage="quantization", inputs=inputs,
