@@ -10,9 +10,7 @@ from infra.artifacts import StageConfig, run_argument
 class RegistrationConfig(StageConfig):
     """The bundle that is deployed, and the name it is registered under."""
 
-    model_name: str = Field(
-        "sam2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="registered model name"
-    )
+    model_name: str = Field("sam2", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="registered model name")
     formats: tuple[str, ...] = Field(
         ("int8", "q4_k_m"),
         description="quantized formats put into the bundle when they were made and accepted",

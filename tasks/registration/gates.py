@@ -39,9 +39,7 @@ def decide(manifest: Manifest) -> Decision:
 
 def _describe(row: dict[str, Any]) -> str:
     value = row.get("value")
-    measured = (
-        "not measured" if value is None else f"is {value:.4g}" if isinstance(value, float) else f"is {value}"
-    )
+    measured = "not measured" if value is None else f"is {value:.4g}" if isinstance(value, float) else f"is {value}"
     limit = row.get("threshold")
     bound = f" (limit {limit:.4g})" if isinstance(limit, float) else ""
     return f"{row.get('metric')} {measured}, must be {row.get('condition')}{bound}"

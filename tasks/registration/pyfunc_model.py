@@ -25,9 +25,7 @@ class TextModel(PythonModel):
         bundle = Path(copied) if copied else self._fetch(configured)
         self._model = open_model(bundle / configured["weights"], bundle / "tokenizer.json")
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
-    ) -> list[str]:
+    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
         """The continuation of each prompt: a list of strings, or the first column of a data frame."""
         from model import SamplingConfig
         from model.interface import GenerationSettings
@@ -39,9 +37,7 @@ class TextModel(PythonModel):
             top_p=float(chosen.get("top_p", 1.0)),
             seed=None if seed < 0 else seed,
         )
-        settings = GenerationSettings(
-            maximum_new_tokens=int(chosen.get("maximum_new_tokens", 64)), sampling=sampling
-        )
+        settings = GenerationSettings(maximum_new_tokens=int(chosen.get("maximum_new_tokens", 64)), sampling=sampling)
         return [answer.text for answer in self._model.generate(_prompts(model_input), settings)]
 
     def _fetch(self, configured: dict[str, Any]) -> Path:
@@ -50,9 +46,7 @@ class TextModel(PythonModel):
         bundle = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
         for name, checksum in json.loads(configured["checksums"]).items():
             if not (bundle / name).is_file() or _checksum(bundle / name) != checksum:
-                raise ValueError(
-                    f"file '{name}' of '{address}' is not the one that was registered: register it again"
-                )
+                raise ValueError(f"file '{name}' of '{address}' is not the one that was registered: register it again")
         return bundle
 
 

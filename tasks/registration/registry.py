@@ -176,9 +176,7 @@ def _store_files(client: MlflowClient, run_id: str, artifact: Artifact, copy_lim
         client.log_artifacts(run_id, str(directory), _MODEL_PATH)
 
 
-def _restore_files(
-    client: MlflowClient, version: ModelVersion, artifact: Artifact, copy_limit_bytes: float
-) -> None:
+def _restore_files(client: MlflowClient, version: ModelVersion, artifact: Artifact, copy_limit_bytes: float) -> None:
     """Store the files again when the version is there but its files were wiped."""
     listed = {entry.path for entry in client.list_artifacts(version.run_id, _MODEL_PATH)}
     if f"{_MODEL_PATH}/MLmodel" not in listed:

@@ -8,9 +8,10 @@ from urllib.parse import quote
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, Manifest
 from tasks.registration.config import RegistrationConfig
-from tasks.registration.registry import ensure_registered
+from tasks.registration.registry import ensure_registered, find_version
+from tasks.registration.version import RegisteredVersion
 from tasks.run_context import RunContext
 
 _DEFAULT_LIMIT_MEGABYTES = float(RegistrationConfig().copy_limit_megabytes)
@@ -27,6 +28,13 @@ def ensure_registered_afterwards(
         return {}
     page = f"{run.tracking_uri.rstrip('/')}/#/models/{quote(registered.name)}/versions/{registered.version}"
     return {f"{registered.name} version {registered.version}": page}
+
+
+def registered_version(manifest: Manifest | None, run: RunContext) -> RegisteredVersion | None:
+    """What the registry holds now of a finished registration stage; None when it holds nothing."""
+    if manifest is None or manifest.kind != "registration":
+        return None
+    return find_version(run.tracking_uri, str(manifest.config["model_name"]), manifest.fingerprint)
 
 
 def stage_run_id(run: RunContext) -> str | None:

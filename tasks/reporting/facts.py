@@ -79,7 +79,13 @@ def baselines(summary: RunSummary) -> dict[str, float]:
     """Bits per byte of the baselines, by name."""
     stage = last(summary, EVALUATION)
     metrics = manifest_of(stage).metrics if stage else {}
-    return {match[1].replace("_", " "): value for key, value in metrics.items() if (match := _BASELINE.match(key))}
+    return {_baseline_name(match[1]): value for key, value in metrics.items() if (match := _BASELINE.match(key))}
+
+
+def _baseline_name(key: str) -> str:
+    """`5gram` is the 5-gram over bytes, `token_5gram` the one over the model's tokens."""
+    name = re.sub(r"(\d)gram", r"\1-gram", key.replace("_", " "))
+    return name if name.startswith("token ") else f"byte {name}"
 
 
 def data_stages(summary: RunSummary) -> list[StageSummary]:
@@ -203,6 +209,11 @@ def training_history(summary: RunSummary) -> TrainingHistory:
     return history
 
 
+def stage_name(stage: StageSummary) -> str:
+    """The curriculum's own short name of a training stage, else its title."""
+    return str(manifest_of(stage).config.get("name") or stage.title)
+
+
 def _append_history(history: TrainingHistory, stage: StageSummary, offset: float) -> float:
     """Add one checkpoint's history from step `offset` on; returns where the next one starts."""
     previous_name: str | None = None
@@ -212,7 +223,7 @@ def _append_history(history: TrainingHistory, stage: StageSummary, offset: float
         if not isinstance(step, (int, float)):
             continue
         x = offset + step
-        name = str(row.get("stage_name", row.get("stage", stage.title)))
+        name = str(row.get("stage", stage_name(stage)))
         if name != previous_name:
             history.borders.append((x if previous_name is not None else offset, name))
             previous_name = name
@@ -281,8 +292,20 @@ def format_rows(metrics: Mapping[str, float]) -> list[FormatRow]:
 
 RECALL_METRICS = ("eval/needle/recall", "eval/needle_recall", "eval/recall")
 CHANCE_METRICS = ("eval/needle/chance", "eval/needle_chance")
-PARAMETER_METRICS = ("train/parameters", "model/parameters", "parameters")
 _TOKEN_METRICS = ("train/tokens", "throughput/tokens", "train/tokens_seen")
+
+
+def parameters(summary: RunSummary) -> int | None:
+    """Of the last checkpoint, counted from its configuration; None when it is not on this machine."""
+    stage = last(summary, CHECKPOINT)
+    if stage is None or stage.directory is None:
+        return None
+    from model import ModelError, load_config, parameter_count  # torch: seconds, and only when there is a model
+
+    try:
+        return parameter_count(load_config(stage.directory / "model")).total
+    except ModelError:
+        return None
 
 
 def trained_tokens(summary: RunSummary) -> float | None:

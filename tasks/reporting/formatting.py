@@ -89,13 +89,22 @@ _BY_SUFFIX = (
     ("_usd", dollars),
     ("_bytes", size),
     ("_seconds", duration),
+    ("_percent", lambda value: f"{value:+.2f}%" if value else "0%"),
     ("_mb", lambda value: f"{number(value)} MB"),
     ("_share", percent),
     ("_rate", percent),
     ("_fraction", percent),
 )
 _NOT_SHARES = ("learning_rate",)
-_WHOLE_NAMES = {"usd": dollars, "seconds": duration, "recall": percent, "accuracy": percent, "share": percent}
+_WHOLE_NAMES = {
+    "usd": dollars,
+    "seconds": duration,
+    "recall": percent,
+    "accuracy": percent,
+    "share": percent,
+    "kept_fraction": percent,
+    "chance": percent,
+}
 
 
 def figure(name: str, value: Any) -> str:
@@ -141,7 +150,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-_UNIT_SUFFIXES = ("_usd", "_bytes", "_seconds", "_mb")
+_UNIT_SUFFIXES = ("_usd", "_bytes", "_seconds", "_mb", "_percent")
 _ACRONYMS = {
     "usd": "USD", "gb": "GB", "mb": "MB", "pii": "PII", "id": "ID", "kl": "KL", "gguf": "GGUF", "url": "URL",
     "bpe": "BPE", "lr": "LR", "cpu": "CPU", "gpu": "GPU", "fp32": "fp32", "int8": "int8", "kv": "KV",

@@ -85,7 +85,7 @@ def _recall(summary: RunSummary) -> KeyFigure:
 
 def _tokens(summary: RunSummary) -> KeyFigure:
     tokens = facts.trained_tokens(summary)
-    parameters = facts.metric(summary, facts.CHECKPOINT, *facts.PARAMETER_METRICS)
+    parameters = facts.parameters(summary)
     note = f"{count(parameters)} parameters" if parameters else ""
     if tokens is None:
         return KeyFigure("Tokens trained", NOT_KNOWN, note or "not run")

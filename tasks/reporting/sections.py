@@ -12,6 +12,7 @@ from tasks.reporting.blocks import (
     Bar,
     Bars,
     Block,
+    Cell,
     Code,
     Document,
     Documents,
@@ -21,6 +22,7 @@ from tasks.reporting.blocks import (
     LinkList,
     Note,
     Section,
+    Table,
     bars,
     table,
 )
@@ -33,8 +35,10 @@ _NOT_RUN = "Not run."
 _SAMPLE_DOCUMENTS = 4
 #: Suffixes of plots that the report draws itself from the numbers.
 _REDRAWN = re.compile(
-    r"loss|bits_per_byte|recall|needle|position|quality_funnel|documents_by_source|funnel|size", re.IGNORECASE
+    r"loss|formats|tokens_by_source|bits_per_byte|recall|needle|position|quality_funnel|documents_by_source|funnel|size",
+    re.IGNORECASE,
 )
+_TOKENS_OF = "tokens/source/"
 _MAXIMUM_PICTURE_BYTES = 1_500_000
 
 
@@ -133,18 +137,16 @@ def _document(sample: facts.DocumentSample) -> Document:
 
 def tokenizer(summary: RunSummary) -> Section:
     """What the tokenizer learned and how much text became how many tokens."""
-    return _plain_section(summary, "tokenizer", "Tokenizer", facts.TOKENS)
-
-
-def _plain_section(summary: RunSummary, anchor: str, title: str, kind: str) -> Section:
-    """Figures, tables and plots of the stages of a kind, as they are."""
-    stages = summary.finished(kind)
-    if not stages:
-        return Section(anchor, title, _NOT_RUN)
-    blocks: list[Block] = []
-    for stage in stages:
-        blocks += [*_figures(facts.manifest_of(stage).metrics), *_tables_of(stage)]
-    return Section(anchor, title, "", [*blocks, *_pictures(stages)])
+    stage = facts.last(summary, facts.TOKENS)
+    if stage is None:
+        return Section("tokenizer", "Tokenizer", _NOT_RUN)
+    metrics = facts.manifest_of(stage).metrics
+    by_source = {name: value for name, value in metrics.items() if name.startswith(_TOKENS_OF)}
+    blocks = _figures({name: value for name, value in metrics.items() if name not in by_source})
+    if by_source:
+        entries = [(name.removeprefix(_TOKENS_OF), value, number(value)) for name, value in by_source.items()]
+        blocks.append(bars("Tokens by source", entries))
+    return Section("tokenizer", "Tokenizer", "", [*blocks, *_tables_of(stage), *_pictures([stage])])
 
 
 def training(summary: RunSummary) -> Section:
@@ -235,7 +237,7 @@ def _is_recall(rows: Sequence[Mapping[str, Any]]) -> bool:
 def _is_charted(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the report draws these rows already; the table is then folded."""
     first = set(rows[0])
-    return _is_recall(rows) or "bits_per_byte" in first or {"to", "perplexity"} <= first
+    return _is_recall(rows) or "bits_per_byte" in first or {"to", "perplexity"} <= first or {"step", "loss"} <= first
 
 
 def _is_sample(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -455,19 +457,20 @@ def _figures_by_stage(stages: Sequence[StageSummary]) -> list[Block]:
     names = list(dict.fromkeys(name for stage in stages for name in facts.manifest_of(stage).metrics))
     rows = []
     for name in names:
-        values = {stage.title: facts.manifest_of(stage).metrics.get(name) for stage in stages}
-        written = {title: figure(name, value) for title, value in values.items()}
-        rows.append({"figure": heading(name.partition("/")[2] or name), **written})
-    return [table("By stage", rows)] if rows else []
+        written = [figure(name, facts.manifest_of(stage).metrics.get(name)) for stage in stages]
+        rows.append([Cell(heading(name.partition("/")[2] or name)), *(Cell(text, True) for text in written)])
+    columns = [Cell("Figure"), *(Cell(facts.stage_name(stage), True) for stage in stages)]
+    return [Table("By stage", columns, rows)] if rows else []
 
 
 def _merged_tables(stages: Sequence[StageSummary]) -> list[Block]:
-    """Tables of the same name in several stages become one."""
+    """Tables of the same name in several stages become one, with the stage in the first column."""
     merged: dict[str, list[Mapping[str, Any]]] = {}
     for stage in stages:
         for name, rows in facts.manifest_of(stage).tables.items():
-            merged.setdefault(name, []).extend(rows)
-    return [table(heading(name), rows) for name, rows in merged.items() if rows]
+            named = [{"stage": facts.stage_name(stage), **row} for row in rows] if len(stages) > 1 else rows
+            merged.setdefault(name, []).extend(named)
+    return [table(heading(name), rows, folded=_is_charted(rows)) for name, rows in merged.items() if rows]
 
 
 def _tables_of(stage: StageSummary) -> list[Block]:
