@@ -39,9 +39,7 @@ def rows(artifact: Artifact, folder: str) -> list[dict[str, object]]:
     return [row for path in artifact.paths(f"{folder}/") for row in read_table(path).to_pylist()]
 
 
-def test_every_document_is_kept_or_removed_with_a_reason(
-    store: ArtifactStore, corpus: Callable[..., Artifact]
-) -> None:
+def test_every_document_is_kept_or_removed_with_a_reason(store: ArtifactStore, corpus: Callable[..., Artifact]) -> None:
     raw = corpus()
     filtered = built(store, raw)
     kept, removed = rows(filtered, "documents"), rows(filtered, "removed")
@@ -94,9 +92,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert built(store, raw).manifest.content_checksum == expected
 
 
-def test_a_source_that_loses_too_much_raises_an_alarm(
-    store: ArtifactStore, corpus: Callable[..., Artifact]
-) -> None:
+def test_a_source_that_loses_too_much_raises_an_alarm(store: ArtifactStore, corpus: Callable[..., Artifact]) -> None:
     filtered = built(store, corpus(), default_settings={"expected_loss": 0.05})
     (alarm,) = filtered.manifest.tables["quality alarms"]
     assert alarm["Source"] == "mine"

@@ -74,7 +74,8 @@ def test_good_prose_and_code_pass_their_own_rules() -> None:
     code = inspect.getsource(words)
     assert broken_rule(measured(prose(8)), prose(8), PROSE) is None
     assert broken_rule(measured(code), code, CODE) is None
-    assert broken_rule(measured(code), code, PROSE) is not None
+    assert broken_rule(measured(code + "{}"), code + "{}", CODE) is None
+    assert broken_rule(measured(code + "{}"), code + "{}", PROSE) is not None
 
 
 def test_the_score_ranks_prose_above_noise() -> None:
@@ -95,14 +96,13 @@ def test_profanity_is_judged_by_density() -> None:
 
 
 def test_language_spam_and_contact_lists() -> None:
-    german = (
-        "Der alte Leuchtturm stand am Ende der Straße, und seit zwanzig Jahren hatte niemand in ihm gewohnt.\n"
-    )
-    german += (
-        "Jeden Morgen ging die Frau mit einem Korb in der Hand zum Fluss hinunter und sah den Schiffen nach.\n"
-    )
+    german = "Der alte Leuchtturm stand am Ende der Straße, und seit zwanzig Jahren hatte niemand in ihm gewohnt.\n"
+    german += "Jeden Morgen ging die Frau mit einem Korb in der Hand zum Fluss hinunter und sah den Schiffen nach.\n"
     loose = QualityConfig(rule_sets={**QualityConfig().rule_sets, "prose": CODE})
     assert reason_of(german + "Wer ihn sah, dachte an das Meer und an die Schiffe.", loose) == "other language"
     assert reason_of("Act now, buy now and order now, they all said.\n" + prose(2)) == "spam: sales phrases"
-    contacts = "\n".join(f"You can also write to person{n}@mail{n}.example about it." for n in range(12))
-    assert reason_of(prose(3) + "\n" + contacts) == "personal data: density"
+    contacts = "\n".join(
+        line.replace("road", f"road of person{n}@mail{n}.example").replace("e ", f"e b{n}@c{n}.example ", 1)
+        for n, line in enumerate(prose(11).splitlines())
+    )
+    assert reason_of(contacts) == "personal data: density"
