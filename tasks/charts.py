@@ -19,6 +19,7 @@ INK = "#22313f"
 GRID = "#e3e7eb"
 KEPT = "#2a9d8f"
 PALETTE = ["#e76f51", "#f4a261", "#e9c46a", "#8ab17d", "#5b8e7d", "#457b9d", "#6d597a", "#b56576", "#a8a8a8"]
+_REST = "all other"
 _WIDTH_INCHES = 8.5
 _DOTS_PER_INCH = 130
 
@@ -55,9 +56,10 @@ def stacked_bars(
     for parts in bars.values():
         for part, value in parts.items():
             totals[part] = totals.get(part, 0) + value
-    order = sorted(
-        (part for part in totals if totals[part] > 0), key=lambda part: (part != first, -totals[part], part)
-    )
+    order = sorted((part for part in totals if totals[part] > 0), key=lambda part: (part != first, -totals[part], part))
+    if len(order) > len(PALETTE) + 1:
+        bars = _with_rest(bars, set(order[: len(PALETTE)]))
+        order = [*order[: len(PALETTE)], _REST]
     figure, axes = new_chart(title, len(bars) + len(order) // 4)
     rows = list(bars)[::-1]
     left = [0.0] * len(rows)
@@ -68,10 +70,17 @@ def stacked_bars(
         left = [start + value for start, value in zip(left, values, strict=True)]
     axes.set_xlabel(unit, color=INK, fontsize=9)
     if order:
-        axes.legend(
-            ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), labelcolor=INK
-        )
+        axes.legend(ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), labelcolor=INK)
     save_chart(figure, path)
+
+
+def _with_rest(bars: Mapping[str, Mapping[str, float]], named: set[str]) -> dict[str, dict[str, float]]:
+    """Add up the parts that would need a colour of their own, so that no two parts share one."""
+    result = {}
+    for row, parts in bars.items():
+        rest = sum(value for part, value in parts.items() if part not in named)
+        result[row] = {**{part: value for part, value in parts.items() if part in named}, _REST: rest}
+    return result
 
 
 def plain_bars(path: Path, title: str, unit: str, labels: Sequence[str], values: Sequence[float]) -> None:

@@ -53,9 +53,7 @@ def best_of_each(
     id_rank[by_id] = np.arange(len(ids))
     order = np.lexsort((id_rank, -lengths, -quality, labels))
     sorted_labels = labels[order]
-    heads = (
-        np.concatenate(([True], sorted_labels[1:] != sorted_labels[:-1])) if len(order) else np.zeros(0, np.bool_)
-    )
+    heads = np.concatenate(([True], sorted_labels[1:] != sorted_labels[:-1])) if len(order) else np.zeros(0, np.bool_)
     best = np.empty(len(labels), np.int64)
     best[order] = order[heads][np.cumsum(heads) - 1]
     return best

@@ -102,9 +102,7 @@ def run(context: StageContext[DeduplicationConfig]) -> StageResult:
     config = context.config
     artifact = only_input(context)
     scratch = context.directory / SCRATCH
-    settings = SketchSettings(
-        config.ngram_words, config.permutations, config.bands, config.rows_per_band, config.seed
-    )
+    settings = SketchSettings(config.ngram_words, config.permutations, config.bands, config.rows_per_band, config.seed)
     shards = document_shards(artifact)
     sketches = {name: scratch / "sketches" / f"{name}.npz" for name in shards}
     signing = {name: SignUnit(path, sketches[name], settings) for name, path in shards.items()}
