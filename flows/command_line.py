@@ -83,6 +83,9 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field, e.g. --set training.seed=3; repeatable.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and its last cost.")
+    ] = False,
     watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
     prefect_port: PrefectPort = None,
     mlflow_port: MlflowPort = None,
@@ -91,12 +94,15 @@ def run(
 
     Exits with 0 only if the run completed. Ctrl-C leaves the run going.
     """
+    from flows.configuration import load_profile
     from flows.overrides import parse_assignments
     from infra.stack.runs import PrefectRuns
 
-    parameters: dict[str, Any] = {"profile": profile}
-    if set_:
-        parameters["overrides"] = parse_assignments(set_)
+    changes = parse_assignments(set_ or [])
+    load_profile(profile, changes)  # a mistake is told here, before any server is asked
+    parameters: dict[str, Any] = {"profile": profile, "dry_run": dry_run}
+    if changes:
+        parameters["overrides"] = changes
     settings = _settings(prefect_port, mlflow_port)
     state = _ensure_stack(settings)
     runs = PrefectRuns(state.prefect_api_url)
@@ -138,9 +144,7 @@ def logs(
     what: Annotated[
         str, typer.Argument(help="prefect, mlflow, worker, supervisor, or a run's name or id, or `latest`.")
     ] = "latest",
-    lines: Annotated[
-        int, typer.Option("--lines", "-n", min=1, help="How many lines of a server's log.")
-    ] = LINES_SHOWN,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of a server's log.")] = LINES_SHOWN,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing a server's new lines.")] = False,
 ) -> None:
     """Show the log of a server, or of a run."""
@@ -150,6 +154,53 @@ def logs(
         _show_file(path, lines, follow)
     else:
         _show_run_log(settings, what)
+
+
+@app.command()
+def spend(
+    by: Annotated[str, typer.Option(help="stage, run_id, profile, provider, day or outcome.")] = "stage",
+    run_id: Annotated[str | None, typer.Option("--run", help="Only the attempts of one run (its id).")] = None,
+) -> None:
+    """Show what has been spent: every attempt of every stage, failed and interrupted ones too."""
+    from infra.budget import Ledger
+    from infra.errors import ConfigurationError
+
+    keys = ("stage", "run_id", "profile", "provider", "day", "outcome")
+    if by not in keys:
+        raise ConfigurationError(f"cannot add up by '{by}'.", f"choose one of: {', '.join(keys)}.")
+    ledger = Ledger(_settings().home / "ledger.jsonl")
+    table = Table(by, "attempts", "seconds", "USD", box=None)
+    rows = ledger.spend_by(by, run_id=run_id)
+    for row in rows:
+        table.add_row(row.key, str(row.attempts), f"{row.seconds:,.1f}", f"{row.usd:.5f}")
+    table.add_row("total", str(sum(r.attempts for r in rows)), f"{sum(r.seconds for r in rows):,.1f}",
+                  f"{sum(r.usd for r in rows):.5f}", style="bold")  # fmt: skip
+    console.print(table)
+    if ledger.damaged_lines():
+        _say(f"{ledger.damaged_lines()} lines of {ledger.path} fail their checksum and were left out.")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A model directory or a .gguf file; by default the last registered bundle.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to write.")] = 80,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token every time.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+) -> None:
+    """Continue a text with a trained model."""
+    from model.generation import SamplingConfig
+    from model.interface import GenerationSettings, open_model
+
+    opened = open_model(model if model is not None else _latest_bundle(_settings()))
+    sampling = SamplingConfig(temperature=temperature, seed=seed)
+    settings = GenerationSettings(maximum_new_tokens=tokens, sampling=sampling)
+    console.print(prompt, end="", markup=False, soft_wrap=True)
+    for piece in opened.stream(prompt, settings):
+        console.print(piece, end="", markup=False, soft_wrap=True)
+    console.print()
 
 
 @app.command()
@@ -178,6 +229,22 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
 
 
+def _latest_bundle(settings: StackSettings) -> Path:
+    """The model of the newest registration bundle; raises ConfigurationError when nothing was registered yet."""
+    from infra.artifacts import ArtifactStore
+    from infra.errors import ConfigurationError
+
+    store = ArtifactStore.open(str(settings.home / "artifacts"), settings.home / "artifact-cache")
+    bundles = [manifest for manifest in store.manifests() if manifest.kind == "registration"]
+    if not bundles:
+        raise ConfigurationError(
+            f"no model has been registered in {settings.home}.",
+            "run the pipeline first, or name one with --model.",
+        )
+    newest = max(bundles, key=lambda manifest: manifest.created_at)
+    return store.working_directory(newest.kind, newest.fingerprint) / "model"
+
+
 def _say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
@@ -202,9 +269,7 @@ def _tell_of_earlier_run(runs: PrefectRuns, profile: str) -> None:
         _say(f"The last {profile} run, {earlier.name}, {ended}; this one reuses what it finished.")
 
 
-def _follow(
-    settings: StackSettings, state: StackState, runs: PrefectRuns, submitted: FlowRun, watch: bool
-) -> None:
+def _follow(settings: StackSettings, state: StackState, runs: PrefectRuns, submitted: FlowRun, watch: bool) -> None:
     from infra.stack.runs import run_page
     from infra.stack.watching import RunView
 

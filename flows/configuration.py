@@ -26,7 +26,8 @@ from tasks.training import CurriculumStage, TrainingConfig, TrainingStageConfig
 PROFILE_DIRECTORY = Path(__file__).parent / "profiles"
 
 ProfileName = StrEnum(  # type: ignore[misc] # the members are the files that are there
-    "ProfileName", {path.stem.upper().replace("-", "_"): path.stem for path in sorted(PROFILE_DIRECTORY.glob("*.yaml"))}
+    "ProfileName",
+    {path.stem.upper().replace("-", "_"): path.stem for path in sorted(PROFILE_DIRECTORY.glob("*.yaml"))},
 )
 
 
@@ -49,7 +50,8 @@ class PipelineConfig(BaseModel):
     description: str = Field("", description="what the profile is for")
     experiment: str = Field("sam2", description="MLflow experiment the run is logged to")
     artifact_root: str | None = Field(
-        None, description="where artifacts are kept: a directory or s3://bucket/prefix; default <SAM2_HOME>/artifacts"
+        None,
+        description="where artifacts are kept: a directory or s3://bucket/prefix; default <SAM2_HOME>/artifacts",
     )
     budget: BudgetConfig = Field(BudgetConfig(), description="ceiling and price")
     download: DownloadConfig = Field(description="sources of text")

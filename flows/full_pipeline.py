@@ -22,7 +22,6 @@ from flows.run_record import TEXT_FILE, RunRecord, run_command  # noqa: E402
 from infra.stack import StackSettings  # noqa: E402
 from infra.stack.runs import mlflow_run_page, run_page  # noqa: E402
 from tasks.download import resolve_sources  # noqa: E402
-from tasks.registration.task import registered_version  # noqa: E402
 from tasks.run_context import ArtifactReference, RunContext  # noqa: E402
 from tasks.stage_task import run_stage  # noqa: E402
 from tasks.tokenization import resolve_tokenizer  # noqa: E402
@@ -82,7 +81,7 @@ def _execute(graph: list[PlannedStage], run: RunContext, record: RunRecord) -> N
                 record.add_failure(node, error)
                 raise
             record.add(node, references[node.name], references[node.name].open(store))
-        record.registered = registered_version(record.stages[-1].manifest, run)
+        record.note_registration()
         status = "completed"
     finally:
         report = record.close(status)

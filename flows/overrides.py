@@ -50,9 +50,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         present = merged.get(key)
-        merged[key] = (
-            merge(present, value) if isinstance(value, Mapping) and isinstance(present, Mapping) else value
-        )
+        merged[key] = merge(present, value) if isinstance(value, Mapping) and isinstance(present, Mapping) else value
     return merged
 
 
@@ -87,9 +85,7 @@ def explain_validation(error: ValidationError, where: str, model: type[BaseModel
             problems.append(
                 f"'{path}': {detail['msg'].removeprefix('Value error, ')}{value}" if path else detail["msg"]
             )
-    return ConfigurationError(
-        f"{where}: " + "; ".join(problems) + ".", "correct the named fields; nothing was run."
-    )
+    return ConfigurationError(f"{where}: " + "; ".join(problems) + ".", "correct the named fields; nothing was run.")
 
 
 def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

@@ -95,7 +95,12 @@ def plan(graph: list[PlannedStage], store: ArtifactStore, ledger: Ledger) -> lis
         attempts = [a for a in ledger.attempts() if a.stage == node.name and a.outcome == "completed"]
         states.append(
             PlannedState(
-                node.name, node.title, references[node.name], finished, note, attempts[-1].usd if attempts else None
+                node.name,
+                node.title,
+                references[node.name],
+                finished,
+                note,
+                attempts[-1].usd if attempts else None,
             )
         )
     return states

@@ -66,6 +66,18 @@ class RunRecord:
         """Note the stage that ended the run."""
         self.stages.append(StageSummary(name=node.name, title=node.title, error=f"{type(error).__name__}: {error}"))
 
+    def note_registration(self) -> None:
+        """Look up what the registry holds for this run's bundle."""
+        from tasks.registration.registry import find_version
+
+        manifest = self.stages[-1].manifest
+        assert manifest is not None
+        found = find_version(self.run.tracking_uri, self.config.registration.model_name, manifest.fingerprint)
+        if found is not None:
+            self.registered = RegisteredVersion(
+                name=found.name, version=found.version, aliases=found.aliases, note=found.note
+            )
+
     def close(self, status: str) -> Path:
         """Write everything and return the report's path."""
         summary = self._summary(status)
