@@ -29,9 +29,7 @@ class SpeedConfig(BaseModel):
     """Speed and memory on this machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    prefill_tokens: int | None = Field(
-        default=None, ge=1, description="prompt length; by default the whole context"
-    )
+    prefill_tokens: int | None = Field(default=None, ge=1, description="prompt length; by default the whole context")
     decode_tokens: int = Field(default=48, ge=2, description="tokens generated one at a time")
     repetitions: int = Field(default=3, ge=1, description="measurements of each; the median is reported")
 
@@ -59,9 +57,7 @@ DEFAULT_GATES = (
 class EvaluationConfig(StageConfig):
     """One evaluation of one checkpoint."""
 
-    context_tokens: int = Field(
-        default=1024, ge=8, description="full context: the longest the model is asked to use"
-    )
+    context_tokens: int = Field(default=1024, ge=8, description="full context: the longest the model is asked to use")
     held_out_tokens: int = Field(default=100_000, ge=1, description="validation tokens to score, at most")
     document_tokens: int = Field(default=8192, ge=1, description="tokens of one validation document, at most")
     window_overlap_tokens: int = Field(
@@ -89,9 +85,7 @@ class EvaluationConfig(StageConfig):
             )
         too_long = [length for length in self.needle_lengths if length > self.context_tokens]
         if too_long:
-            raise ValueError(
-                f"needle.lengths {too_long} exceed context_tokens ({self.context_tokens}): lower them."
-            )
+            raise ValueError(f"needle.lengths {too_long} exceed context_tokens ({self.context_tokens}): lower them.")
         return self
 
     @property

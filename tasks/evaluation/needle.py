@@ -46,7 +46,7 @@ class NeedleQuestion:
     prompts: IntArray  # [depths, length]
     without_needle: IntArray  # [length]
     candidates: tuple[tuple[int, ...], ...]  # token ids of each value
-    right: int  # index of the hidden value
+    right: tuple[int, ...]  # index of the hidden value, for each depth
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,18 @@ def _make_question(
     chosen = random.choice(len(VALUES), config.candidates, replace=False)
     # Encoded apart from the sentence, so that needle and candidates are token for token alike.
     candidates = tuple(tuple(encode(f" {VALUES[index]}")) for index in chosen)
-    right = int(random.integers(config.candidates))
-    needle = [*asked, *candidates[right], *encode(".")]
-    room = length - 1 - len(needle) - len(asked)
-    if room < _LEAST_TEXT_TOKENS:
-        return None
-    start = int(random.integers(max(1, len(text) - room - len(needle))))
-    haystack = np.take(text, np.arange(start, start + room + len(needle)), mode="wrap").tolist()
+    # Another value at each depth: a model that merely likes some value must not score alike at all of them.
+    right = tuple(int(index) for index in random.integers(config.candidates, size=len(config.depths)))
+    room = length - 1 - len(asked)
+    start = int(random.integers(max(1, len(text) - room)))
+    haystack = np.take(text, np.arange(start, start + room), mode="wrap").tolist()
     rows = []
-    for depth in config.depths:
-        place = round(depth * room)
-        rows.append([separator, *haystack[:place], *needle, *haystack[place:room], *asked])
+    for depth, index in zip(config.depths, right, strict=True):
+        needle = [*asked, *candidates[index], *encode(".")]
+        if room - len(needle) < _LEAST_TEXT_TOKENS:
+            return None
+        place = round(depth * (room - len(needle)))
+        rows.append([separator, *haystack[:place], *needle, *haystack[place : room - len(needle)], *asked])
     without = [separator, *haystack, *asked]
     return NeedleQuestion(length, np.array(rows), np.array(without), candidates, right)
 
@@ -138,10 +139,9 @@ def ask(model: LanguageModel, config: NeedleConfig, questions: Sequence[NeedleQu
     right = np.array([question.right for question in questions])
     repeated = [values for values in candidates for _ in config.depths]
     nats = model.candidate_nats(with_needle, repeated).reshape(len(questions), len(config.depths), -1)
-    right_nats = np.take_along_axis(nats, right[:, None, None], axis=2)[..., 0]
-    plain = model.candidate_nats(without, candidates)[np.arange(len(questions)), right]
-    correct = nats.argmin(axis=2) == right[:, None]
-    gains = plain[:, None] - right_nats
+    correct = nats.argmin(axis=2) == right
+    plain = np.take_along_axis(model.candidate_nats(without, candidates), right, axis=1)
+    gains = plain - np.take_along_axis(nats, right[:, :, None], axis=2)[..., 0]
     return [
         Cell(
             questions[0].length,

@@ -175,8 +175,8 @@ def _finish_level(context_keys: Integers, gram_keys: Integers, counts: Integers,
     discounts = _discounts(counts)
     contexts = gram_keys // vocabulary_size
     size = len(context_keys)
-    totals = np.bincount(contexts, weights=counts.astype(np.float64), minlength=size)
-    removed = np.bincount(contexts, weights=discounts[np.minimum(counts, 3)], minlength=size)
+    totals: Floats = np.bincount(contexts, weights=counts.astype(np.float64), minlength=size)
+    removed: Floats = np.bincount(contexts, weights=discounts[np.minimum(counts, 3)], minlength=size)
     return _Level(context_keys, gram_keys, counts, discounts, totals, removed / totals)
 
 
@@ -188,6 +188,4 @@ def _discounts(counts: Integers) -> Floats:
     ratio = ones / (ones + 2 * twos)
     estimates = (1 - 2 * ratio * twos / ones, 2 - 3 * ratio * threes / twos, 3 - 4 * ratio * fours / threes)
     # On odd little texts the estimates leave their range; a discount must lie within its count.
-    return np.array(
-        [0.0, *(min(max(value, 0.05), limit) for value, limit in zip(estimates, (1, 2, 3), strict=True))]
-    )
+    return np.array([0.0, *(min(max(value, 0.05), limit) for value, limit in zip(estimates, (1, 2, 3), strict=True))])

@@ -58,9 +58,7 @@ def by_position(nats: np.ndarray, visible: np.ndarray, context: int) -> list[dic
         inside = nats[(visible >= first) & (visible <= last)]
         if len(inside):
             loss = float(inside.mean())
-            rows.append(
-                {"from": first, "to": last, "tokens": len(inside), "loss": loss, "perplexity": math.exp(loss)}
-            )
+            rows.append({"from": first, "to": last, "tokens": len(inside), "loss": loss, "perplexity": math.exp(loss)})
     return rows
 
 

@@ -8,9 +8,7 @@ from model import GREEDY, HybridLM, SamplingConfig, generate
 from tasks.evaluation.config import SampleConfig
 
 
-def write_samples(
-    model: HybridLM, tokenizer: Tokenizer, separator: int, config: SampleConfig
-) -> list[dict[str, str]]:
+def write_samples(model: HybridLM, tokenizer: Tokenizer, separator: int, config: SampleConfig) -> list[dict[str, str]]:
     """`prompt` and `continuation` of each prompt; a continuation ends at the document's end."""
     sampling = GREEDY
     if config.temperature > 0:

@@ -58,9 +58,7 @@ def evaluate(context: StageContext[EvaluationConfig]) -> StageResult:
     return _conclude(context, results, seconds)
 
 
-def _once(
-    context: StageContext[EvaluationConfig], name: str, task: Callable[[], Figures]
-) -> tuple[Figures, float]:
+def _once(context: StageContext[EvaluationConfig], name: str, task: Callable[[], Figures]) -> tuple[Figures, float]:
     """The task's figures and seconds: from its marker when an earlier attempt finished it."""
     finished = context.shards.statistics(name)
     if finished is None:
@@ -90,9 +88,7 @@ class _Evaluation:
     @cached_property
     def _held_out(self) -> Corpus:
         config = self._config
-        return choose_documents(
-            self._inputs.validation, config.held_out_tokens, config.document_tokens, config.seed
-        )
+        return choose_documents(self._inputs.validation, config.held_out_tokens, config.document_tokens, config.seed)
 
     def speed(self) -> Figures:
         """Speed and memory. First of all tasks, so that the peak is the model's own."""
@@ -155,9 +151,7 @@ def _conclude(
     passed = all_passed(verdicts)
     recall = [cell.as_row() for cell in cells]
     speed = results.pop("speed")
-    _write_json(
-        context.directory / RESULTS_FILE, {**results, "recall": recall, "gates": gates, "gates_passed": passed}
-    )
+    _write_json(context.directory / RESULTS_FILE, {**results, "recall": recall, "gates": gates, "gates_passed": passed})
     _write_json(context.directory / TIMINGS_FILE, {"speed": speed, "seconds": seconds})
     _draw(context.directory / "plots", results, cells)
     statistics = {

@@ -51,9 +51,7 @@ def compare(
         tokens = padded(chosen)
         lengths = torch.tensor([len(row) for row in chosen]).unsqueeze(1)
         inside = torch.arange(1, tokens.shape[1]) < lengths
-        theirs, ours = (
-            model(tokens[:, :-1])[inside].float().log_softmax(dim=-1) for model in (original, quantized)
-        )
+        theirs, ours = (model(tokens[:, :-1])[inside].float().log_softmax(dim=-1) for model in (original, quantized))
         targets = tokens[:, 1:][inside]
         divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
         same = ours.argmax(dim=-1) == theirs.argmax(dim=-1)

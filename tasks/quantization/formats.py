@@ -35,9 +35,7 @@ def check_formats(model: HybridLM, formats: tuple[WeightFormat, ...]) -> None:
             ) from error
 
 
-def write(
-    inputs: EvaluationInputs, directory: Path, weight_format: WeightFormat, threads: int | None
-) -> list[Path]:
+def write(inputs: EvaluationInputs, directory: Path, weight_format: WeightFormat, threads: int | None) -> list[Path]:
     """Write the model below `directory` and return the files."""
     place = path_of(directory, weight_format)
     if weight_format is WeightFormat.INT8:

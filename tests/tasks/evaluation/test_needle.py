@@ -62,15 +62,15 @@ def test_guessing_gives_chance() -> None:
 
 def test_prompts_have_the_length_the_needle_and_real_text() -> None:
     for question in make_questions(CONFIG, [250, 300], TEXT, SEPARATOR, encode, seed=1):
-        needle = "".join(map(chr, question.candidates[question.right])) + "."
+        needles = ["".join(map(chr, question.candidates[right])) + "." for right in question.right]
         assert question.prompts.shape == (3, question.length)
         assert question.without_needle.shape == (question.length,)
-        for row in question.prompts:
+        for row, needle in zip(question.prompts, needles, strict=True):
             text = "".join(map(chr, row))
             assert row[0] == SEPARATOR
             assert needle in text
             assert "day in April" in text
-        assert needle not in "".join(map(chr, question.without_needle))
+        assert "code" not in "".join(map(chr, question.without_needle))[: -len(" The secret code of Helsinki is")]
         assert len({*question.candidates}) == CONFIG.candidates
 
 

@@ -65,9 +65,7 @@ DOCUMENTS = [[ord(letter) - 32 for letter in text] for text in TEXTS * 3 + ["on 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("table_limit", [1 << 24, 0], ids=["tables", "sorts"])
-def test_equals_the_formulas_computed_slowly(
-    order: int, table_limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_the_formulas_computed_slowly(order: int, table_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngram, "_TABLE_LIMIT", table_limit)
     model, slow = fit(DOCUMENTS, order, 96), SlowKneserNey(DOCUMENTS, order, 96)
     unseen = [ord(letter) - 32 for letter in "the cow, sat!"]

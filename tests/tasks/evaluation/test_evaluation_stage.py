@@ -1,0 +1,118 @@
+"""The stage from artifacts to verdicts: complete, deterministic, and continued after an interruption."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from infra.artifacts import Artifact, ArtifactStore, build_stage
+from model import load
+from tasks.evaluation import STAGE, EvaluationConfig
+from tasks.evaluation import stage as stage_module
+from tasks.evaluation.memory import PeakMemory
+from tasks.evaluation.scoring import HybridScorer
+
+Artifacts = tuple[ArtifactStore, dict[str, Artifact]]
+CONFIG = EvaluationConfig(
+    context_tokens=128,
+    window_overlap_tokens=16,
+    held_out_tokens=600,
+    needle={"lengths": [110, 128], "depths": [0.0, 1.0], "samples_per_cell": 2, "candidates": 4},
+    speed={"decode_tokens": 2, "repetitions": 1},
+    samples={"prompts": ["the cat"], "new_tokens": 4},
+)
+
+
+def test_everything_is_measured_and_written(artifacts: Artifacts) -> None:
+    store, inputs = artifacts
+    artifact = build_stage(STAGE, CONFIG, inputs, store).artifact
+    metrics = artifact.manifest.metrics
+    assert 0 < metrics["eval/bits_per_byte"] < metrics["eval/baseline_unigram_bits_per_byte"] * 2
+    assert metrics["eval/baseline_5gram_bits_per_byte"] < metrics["eval/baseline_unigram_bits_per_byte"]
+    assert metrics["eval/baseline_token_5gram_bits_per_byte"] > 0
+    assert metrics["eval/needle/chance"] == 0.25
+    assert metrics["eval/decode_tokens_per_second"] > 0
+    assert metrics["eval/kv_cache_bytes"] == 2 * 2 * 64 * 128 * 4  # keys and values, heads, head size, tokens, float32
+    assert artifact.manifest.tables["gates"][0]["verdict"] == "passed"
+    assert artifact.manifest.statistics["samples"][0]["prompt"] == "the cat"
+    content = json.loads(artifact.path("evaluation.json").read_bytes())
+    assert content["perplexity"]["tokens"] == 600
+    assert content["baselines"]["whole_training_split"] is True
+    assert len(content["recall"]) == 4
+    assert {path.name for path in artifact.paths("plots/")} == {
+        "bits_per_byte.png", "needle_recall.png", "perplexity_by_position.png",
+    }  # fmt: skip
+
+
+def test_the_same_checkpoint_gives_the_same_files(artifacts: Artifacts) -> None:
+    store, inputs = artifacts
+    first = build_stage(STAGE, CONFIG, inputs, store).artifact
+    checksums = {entry.path: entry.checksum for entry in first.manifest.files}
+    store.withdraw_manifest("evaluation", first.manifest.fingerprint)
+    again = build_stage(STAGE, CONFIG.model_copy(update={"batch_tokens": 100}), inputs, store).artifact
+    assert again.manifest.fingerprint == first.manifest.fingerprint
+    del checksums["timings.json"]
+    for entry in again.manifest.files:
+        if entry.path.endswith(".png"):
+            assert entry.checksum == checksums[entry.path]
+    loss = again.manifest.metrics["eval/loss"]
+    assert loss == pytest.approx(first.manifest.metrics["eval/loss"], rel=1e-5)
+
+
+def test_an_interrupted_evaluation_keeps_its_finished_tasks(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, inputs = artifacts
+    calls: list[str] = []
+    real_perplexity, real_samples = stage_module.measure_perplexity, stage_module.write_samples
+
+    def counted(*arguments: Any) -> dict[str, Any]:
+        calls.append("perplexity")
+        return real_perplexity(*arguments)
+
+    def killed(*arguments: Any) -> list[dict[str, str]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage_module, "measure_perplexity", counted)
+    monkeypatch.setattr(stage_module, "write_samples", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_stage(STAGE, CONFIG, inputs, store)
+    monkeypatch.setattr(stage_module, "write_samples", real_samples)
+    artifact = build_stage(STAGE, CONFIG, inputs, store).artifact
+    assert calls == ["perplexity"]
+    assert artifact.manifest.metrics["eval/loss"] > 0
+
+
+def test_batched_scores_are_those_of_one_row_at_a_time(artifacts: Artifacts) -> None:
+    model = load(artifacts[1]["checkpoint"].directory / "model")
+    rows = [np.arange(1, length + 1) % 300 for length in (30, 7, 21, 7)]
+    batched = HybridScorer(model, batch_tokens=60).token_nats(rows)
+    for row, nats in zip(rows, batched, strict=True):
+        tokens = torch.from_numpy(row)[None]
+        with torch.inference_mode():
+            expected = functional.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:], reduction="none")
+        np.testing.assert_allclose(nats, expected.numpy(), atol=2e-5)
+
+
+def test_candidates_through_the_cache_equal_whole_rows(artifacts: Artifacts) -> None:
+    model = load(artifacts[1]["checkpoint"].directory / "model")
+    scorer = HybridScorer(model, batch_tokens=45)
+    contexts = np.array([[5, 9, 20, 31, 7, 7, 12], [1, 2, 3, 4, 5, 6, 7]])
+    candidates = [[[4], [8, 9, 10]], [[11, 12], [13]]]
+    nats = scorer.candidate_nats(contexts, candidates)
+    for context, row, found in zip(contexts, candidates, nats, strict=True):
+        for tokens, value in zip(row, found, strict=True):
+            whole = scorer.token_nats([np.array([*context, *tokens])])[0]
+            assert value == pytest.approx(whole[-len(tokens) :].sum(), abs=1e-4)
+
+
+def test_peak_memory_sees_what_was_freed_again() -> None:
+    memory = PeakMemory()
+    block = np.ones(40_000_000, np.uint8)
+    del block
+    assert memory.added_bytes() > 30_000_000
