@@ -12,8 +12,8 @@ class RegisteredVersion(BaseModel):
     name: str
     version: str
     aliases: list[str] = Field(default_factory=list)
-    note: str = Field("", description="why it is champion, or which gate kept it from becoming one")
-    created: bool = Field(False, description="made by this call, not found")
+    note: str = Field(default="", description="why it is champion, or which gate kept it from becoming one")
+    created: bool = Field(default=False, description="made by this call, not found")
 
     @property
     def is_champion(self) -> bool:

@@ -19,15 +19,18 @@ TONES = {
 _VERDICT_COLUMNS = ("verdict", "passed", "status", "outcome")
 _MAXIMUM_ROWS = 60
 _MAXIMUM_CELL_CHARACTERS = 400
+#: Up to this many characters a cell stays on one line.
+_LONGEST_WORDS = 30
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `tone` marks a verdict."""
+    """One cell of a table; `tone` marks a verdict, `prose` a text that may wrap."""
 
     text: str
     numeric: bool = False
     tone: str = ""
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def _column(name: str, values: Sequence[Any], numeric: bool) -> list[Cell]:
     if name.lower() in _VERDICT_COLUMNS:
         return [verdict_cell(value) for value in values]
     texts = column(name, values)
-    return [Cell(_shortened(text), numeric) for text in texts]
+    prose = max((len(text) for text in texts), default=0) > _LONGEST_WORDS
+    return [Cell(_shortened(text), numeric, prose=prose) for text in texts]
 
 
 def _shortened(text: str) -> str:

@@ -40,7 +40,7 @@ class Axes:
     x_label: str
     y_label: str
     write_x: Callable[[float], str] = number
-    write_y: Callable[[float], str] = number
+    write_y: Callable[[float], str] | None = None  # None: as many decimals as the ticks need
     from_zero: bool = False  # the y axis
     room: float = 0.0  # free share of the x range on both sides
 
@@ -149,13 +149,11 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
 def _grid(frame: _Frame, axes: Axes) -> Markup:
     right, bottom = frame.width - _RIGHT, frame.height - _BOTTOM
     parts = []
-    for tick in frame.y_ticks:
+    for tick, label in zip(frame.y_ticks, _y_labels(frame, axes), strict=True):
         y = frame.y(tick)
         parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, right, y, y))
         parts.append(
-            Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                _LEFT - 7, y + 4, axes.write_y(tick)
-            )
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 7, y + 4, label)
         )
     for tick in frame.x_ticks:
         label, x = axes.write_x(tick), frame.x(tick)
@@ -176,11 +174,18 @@ def _grid(frame: _Frame, axes: Axes) -> Markup:
     return Markup("").join(parts)
 
 
+def _y_labels(frame: _Frame, axes: Axes) -> list[str]:
+    if axes.write_y is not None:
+        return [axes.write_y(tick) for tick in frame.y_ticks]
+    places = max((len(f"{tick:.6f}".rstrip("0").partition(".")[2]) for tick in frame.y_ticks), default=0)
+    return [f"{tick:,.{places}f}" for tick in frame.y_ticks]
+
+
 def _borders(frame: _Frame, borders: Sequence[Border]) -> Markup:
     parts = []
     bottom = frame.height - _BOTTOM
     for index, border in enumerate(borders):
-        x = frame.x(border.x)
+        x = frame.x(max(border.x, frame.x_range[0]))
         following = frame.x(borders[index + 1].x) if index + 1 < len(borders) else frame.width - _RIGHT
         room = int((following - x - 8) / 6.4)
         label = border.label if len(border.label) <= room else border.label[: max(0, room - 1)] + "…"
@@ -200,7 +205,7 @@ def _borders(frame: _Frame, borders: Sequence[Border]) -> Markup:
 def _polyline(frame: _Frame, series: Series, axes: Axes) -> Markup:
     path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series.points)
     last_x, last_y = series.points[-1]
-    said = f"{series.name}: {axes.write_y(last_y)} at {axes.write_x(last_x)}"
+    said = f"{series.name}: {(axes.write_y or number)(last_y)} at {axes.write_x(last_x)}"
     dot = Markup('<circle class="dot tone-{}" cx="{}" cy="{}" r="3"><title>{}</title></circle>').format(
         series.tone, frame.x(last_x), frame.y(last_y), said
     )
@@ -229,7 +234,7 @@ def _dots(frame: _Frame, points: Sequence[Point], axes: Axes) -> Markup:
         ]  # fmt: skip
         box = free[0] if free else boxes[0]
         taken.append(box)
-        said = f"{point.name}: {axes.write_x(point.x)}, {axes.write_y(point.y)}"
+        said = f"{point.name}: {axes.write_x(point.x)}, {(axes.write_y or number)(point.y)}"
         parts.append(
             Markup('<circle class="dot tone-{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(
                 point.tone, x, y, said

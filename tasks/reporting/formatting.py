@@ -90,10 +90,12 @@ _BY_SUFFIX = (
     ("_bytes", size),
     ("_seconds", duration),
     ("_percent", lambda value: f"{value:+.2f}%" if value else "0%"),
-    ("_mb", lambda value: f"{number(value)} MB"),
+    ("_mb", lambda value: size(value * 1e6)),
     ("_share", percent),
     ("_rate", percent),
     ("_fraction", percent),
+    ("_recall", percent),
+    ("_agreement", percent),
 )
 _NOT_SHARES = ("learning_rate",)
 _WHOLE_NAMES = {
@@ -104,6 +106,7 @@ _WHOLE_NAMES = {
     "share": percent,
     "kept_fraction": percent,
     "chance": percent,
+    "precision": percent,
 }
 
 
@@ -153,7 +156,7 @@ def _plain(value: Any) -> str:
 _UNIT_SUFFIXES = ("_usd", "_bytes", "_seconds", "_mb", "_percent")
 _ACRONYMS = {
     "usd": "USD", "gb": "GB", "mb": "MB", "pii": "PII", "id": "ID", "kl": "KL", "gguf": "GGUF", "url": "URL",
-    "bpe": "BPE", "lr": "LR", "cpu": "CPU", "gpu": "GPU", "fp32": "fp32", "int8": "int8", "kv": "KV",
+    "bpe": "BPE", "lr": "LR", "cpu": "CPU", "gpu": "GPU", "fp32": "fp32", "int8": "int8", "kv": "KV", "rss": "RSS",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ _NOT_RUN = "Not run."
 _SAMPLE_DOCUMENTS = 4
 #: Suffixes of plots that the report draws itself from the numbers.
 _REDRAWN = re.compile(
-    r"loss|formats|tokens_by_source|bits_per_byte|recall|needle|position|quality_funnel|documents_by_source|funnel|size",
+    r"loss|formats|duplicates|tokens_by_source|bits_per_byte|recall|needle|position|quality_funnel|documents_by_source|funnel|size",
     re.IGNORECASE,
 )
 _TOKENS_OF = "tokens/source/"
@@ -64,7 +64,8 @@ def pipeline(summary: RunSummary) -> Section:
     blocks: list[Block] = [Bars("Where the time went", rows)] if rows else [Note("No stage was started.", "bad")]
     blocks += [Note(f"{stage.title} failed: {stage.error}", "bad") for stage in summary.stages if stage.error]
     lede = (
-        f"{len(summary.stages)} stages in {duration(total)}; {reused} of them reused, checksums verified."
+        f"{len(summary.stages)} stages in {duration(total)}; "
+        + (f"{reused} of them reused, checksums verified." if reused else "none was reused.")
         if rows
         else ""
     )
@@ -296,8 +297,18 @@ def quantization(summary: RunSummary) -> Section:
         )  # fmt: skip
         if chart is not None:
             blocks.append(chart)
-    blocks += _tables_of(stage)
+    for name, figures in facts.manifest_of(stage).tables.items():
+        blocks.append(table(heading(name), [_verdict_second(row) for row in figures]))
     return Section("quantization", "Quantization", _quantization_sentence(rows), [*blocks, *_pictures([stage])])
+
+
+def _verdict_second(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its verdict beside its name, where it is seen without scrolling."""
+    names = list(row)
+    if "verdict" in names:
+        names.remove("verdict")
+        names.insert(1, "verdict")
+    return {name: row[name] for name in names}
 
 
 def format_rows(summary: RunSummary) -> list[facts.FormatRow]:
@@ -339,11 +350,13 @@ def registration(summary: RunSummary) -> Section:
         blocks.append(Facts([("Model", registered.name), ("Version", registered.version), ("Aliases", aliases)]))
         if registered.note:
             blocks.append(Note(registered.note, "good" if "champion" in registered.aliases else "warn"))
-        if "champion" in registered.aliases:
-            code = f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{registered.name}@champion")\n'
+        alias = next((name for name in ("champion", "candidate") if name in registered.aliases), None)
+        if alias:
+            code = f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{registered.name}@{alias}")\n'
             blocks.append(Code("Use it", code + 'print(model.predict(["Once upon a time"]))'))
     if stage is not None:
-        blocks += _tables_of(stage)
+        files = facts.manifest_of(stage).tables.get("bundle", [])
+        blocks.append(table("Bundle", files))
     if not blocks:
         return Section("registration", "Registration", _NOT_RUN)
     lede = "" if registered else "The bundle is built; no registry version is known to this report."

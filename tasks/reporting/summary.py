@@ -22,12 +22,12 @@ class StageSummary(_Part):
 
     name: str = Field(description="stage name as the ledger and MLflow write it")
     title: str = Field(description="name for people")
-    manifest: Manifest | None = Field(None, description="of the finished artifact; None when the stage failed")
-    directory: Path | None = Field(None, description="the artifact's files on this machine")
-    reused: bool = Field(False, description="the artifact was already there, intact")
-    seconds: float = Field(0.0, ge=0, description="wall-clock seconds this run spent on it")
-    usd: float = Field(0.0, ge=0, description="dollars this run spent on it")
-    error: str = Field("", description="why it failed; empty when it did not")
+    manifest: Manifest | None = Field(default=None, description="of the finished artifact; None when the stage failed")
+    directory: Path | None = Field(default=None, description="the artifact's files on this machine")
+    reused: bool = Field(default=False, description="the artifact was already there, intact")
+    seconds: float = Field(default=0.0, ge=0, description="wall-clock seconds this run spent on it")
+    usd: float = Field(default=0.0, ge=0, description="dollars this run spent on it")
+    error: str = Field(default="", description="why it failed; empty when it did not")
 
 
 class Machine(_Part):
@@ -36,7 +36,7 @@ class Machine(_Part):
     cores: int = Field(ge=1)
     memory_bytes: int = Field(ge=0)
     python: str
-    accelerator: str = Field("", description="GPU name and count; empty on a CPU machine")
+    accelerator: str = Field(default="", description="GPU name and count; empty on a CPU machine")
     platform: str = ""
 
 
@@ -53,10 +53,10 @@ class Spend(_Part):
     """What the run cost and what the profile has cost so far."""
 
     this_run_usd: float = 0.0
-    total_usd: float = Field(0.0, description="all runs and attempts of this profile")
-    ceiling_usd: float | None = Field(None, description="the profile's hard ceiling; None when it has none")
+    total_usd: float = Field(default=0.0, description="all runs and attempts of this profile")
+    ceiling_usd: float | None = Field(default=None, description="the profile's hard ceiling; None when it has none")
     usd_per_hour: float = 0.0
-    price_note: str = Field("", description="where the hourly price comes from")
+    price_note: str = Field(default="", description="where the hourly price comes from")
     by_stage: list[StageSpend] = Field(default_factory=list)
 
 
@@ -65,7 +65,7 @@ class TextSample(_Part):
 
     prompt: str
     text: str = Field(description="the continuation, without the prompt")
-    model: str = Field("", description="which file wrote it: fp32, int8, Q4_K_M")
+    model: str = Field(default="", description="which file wrote it: fp32, int8, Q4_K_M")
 
 
 class RunSummary(_Part):
@@ -78,7 +78,7 @@ class RunSummary(_Part):
     started_at: datetime
     finished_at: datetime | None = None
     code_version: str = ""
-    command: str = Field("", description="what reproduces this run; made from the profile when empty")
+    command: str = Field(default="", description="what reproduces this run; made from the profile when empty")
     machine: Machine
     stages: list[StageSummary] = Field(default_factory=list)
     spend: Spend = Field(default=Spend())
