@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         if hidden.device.type == "cpu" and hidden.dtype == self.weight.dtype:
             output: Tensor = _RMSNormOnCPU.apply(hidden, self.weight, self.eps)
             return output
-        return functional.rms_norm(hidden, (hidden.shape[-1],), self.weight, self.eps)
+        return functional.rms_norm(hidden, (hidden.shape[-1],), self.weight.to(hidden.dtype), self.eps)
 
 
 class _RMSNormOnCPU(torch.autograd.Function):
