@@ -175,8 +175,8 @@ def _finish_level(context_keys: Integers, gram_keys: Integers, counts: Integers,
     discounts = _discounts(counts)
     contexts = gram_keys // vocabulary_size
     size = len(context_keys)
-    totals: Floats = np.bincount(contexts, weights=counts.astype(np.float64), minlength=size)
-    removed: Floats = np.bincount(contexts, weights=discounts[np.minimum(counts, 3)], minlength=size)
+    totals = np.bincount(contexts, counts, size).astype(np.float64)
+    removed = np.bincount(contexts, discounts[np.minimum(counts, 3)], size).astype(np.float64)
     return _Level(context_keys, gram_keys, counts, discounts, totals, removed / totals)
 
 

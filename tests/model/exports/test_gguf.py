@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model import CheckpointError, ConfigurationError, HybridLM, ModelConfig, preset
 from model.exports.gguf import GGUFFormat, load_gguf, quantize, read_tokenizer_json, save_gguf, tensor_types
-from model.exports.gguf.ggml import block_size
+from model.exports.gguf.ggml import _library_path, block_size
 from model.exports.gguf.mix import choose_types
 
 Q4, Q6, Q8, F32 = (GGMLQuantizationType[name] for name in ("Q4_K", "Q6_K", "Q8_0", "F32"))
@@ -178,6 +179,29 @@ def test_metadata_is_what_the_patched_runtime_reads(tmp_path: Path) -> None:
     assert stored[0] == "<|endoftext|>"
     restored = Tokenizer.from_str(read_tokenizer_json(path) or "")
     assert restored.encode("some words").ids == tokenizer.encode("some words").ids
+
+
+def test_ggmls_own_parser_reads_the_file(model: HybridLM, tmp_path: Path) -> None:
+    """The prebuilt runtime parses every key and tensor; only the architecture is unknown to it."""
+
+    class Parameters(ctypes.Structure):
+        _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+    path = tmp_path / "model.gguf"
+    types = save_gguf(model, path, "q4_k_m")
+    library = ctypes.CDLL(str(_library_path()))
+    library.gguf_init_from_file.restype = ctypes.c_void_p
+    library.gguf_init_from_file.argtypes = [ctypes.c_char_p, Parameters]
+    library.gguf_get_n_tensors.restype = ctypes.c_int64
+    library.gguf_get_n_tensors.argtypes = [ctypes.c_void_p]
+    library.gguf_find_key.restype = ctypes.c_int64
+    library.gguf_find_key.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    library.gguf_free.argtypes = [ctypes.c_void_p]
+    parsed = library.gguf_init_from_file(str(path).encode(), Parameters(True, None))
+    assert parsed
+    assert library.gguf_get_n_tensors(parsed) == len(types)
+    assert library.gguf_find_key(parsed, b"hgrn2.wkv.head_size") >= 0
+    library.gguf_free(parsed)
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
