@@ -25,8 +25,8 @@ def int8_linear(rows: Tensor, scales: Tensor) -> nn.Module:
 class DequantizedLinear(nn.Module):
     """Int8 rows turned into float32 for each product: the memory of int8 at float32's speed and range.
 
-    (`aten._weight_int8pack_mm` would do the same in one kernel, but in float32 on AVX2 it took 37 to 46
-    times as long as a float32 product; see benchmarks/quantization.py.)
+    (`aten._weight_int8pack_mm` would do the same in one kernel, but in float32 on AVX2 it takes over thirty
+    times as long as a float32 product; benchmarks/quantization.py measures it.)
     """
 
     rows: Tensor

@@ -48,7 +48,7 @@ def quantize(context: StageContext[QuantizationConfig]) -> StageResult:
     check_formats(work.inputs.model, formats)
     measured = {ORIGINAL: _once(context, 0, ORIGINAL, work.measure_original)}
     for number, weight_format in enumerate(formats, start=1):
-        measured[weight_format] = _once(context, number, weight_format, work.make(weight_format))
+        measured[weight_format.value] = _once(context, number, weight_format.value, work.make(weight_format))
     return _conclude(context, measured)
 
 

@@ -53,9 +53,7 @@ def quantize(
     def quantize_rows(first: int, last: int) -> int:
         # ggml takes the offset of the first weight and finds the output row itself.
         return int(
-            function(
-                kind.value, source.ctypes.data, packed.ctypes.data, first * columns, last - first, columns, None
-            )
+            function(kind.value, source.ctypes.data, packed.ctypes.data, first * columns, last - first, columns, None)
         )
 
     bounds = np.linspace(0, rows, workers + 1).astype(int).tolist()

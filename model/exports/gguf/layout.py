@@ -89,6 +89,4 @@ def _layer_places(config: ModelConfig, index: int, kind: str) -> list[TensorPlac
     pairs |= {name: f"attn.{parameter}" for name, parameter in _MIXER_TENSORS[kind].items()}
     if kind == "hgrn2" and config.short_convolution:
         pairs |= {name: f"attn.{parameter}" for name, parameter in _CONVOLUTIONS.items()}
-    return [
-        TensorPlace(f"{theirs}.{name}.weight", f"{ours}.{parameter}.weight") for name, parameter in pairs.items()
-    ]
+    return [TensorPlace(f"{theirs}.{name}.weight", f"{ours}.{parameter}.weight") for name, parameter in pairs.items()]

@@ -86,9 +86,7 @@ def _read_config(reader: GGUFReader, path: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate_json(text)
     except ValidationError as error:
-        raise CheckpointError(
-            f"metadata '{CONFIG_KEY}' of '{path}' is not a model configuration: {error}"
-        ) from error
+        raise CheckpointError(f"metadata '{CONFIG_KEY}' of '{path}' is not a model configuration: {error}") from error
 
 
 def _text(reader: GGUFReader, key: str) -> str | None:

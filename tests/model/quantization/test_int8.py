@@ -88,9 +88,7 @@ def test_damaged_files_name_file_and_tensor(model: HybridLM, tmp_path: Path) -> 
     save_int8(model, tmp_path)
     path = tmp_path / WEIGHTS_FILE
     stored = load_file(path)
-    save_file(
-        {name: tensor for name, tensor in stored.items() if name != "layers.1.mlp.up_proj.weight_scale"}, path
-    )
+    save_file({name: tensor for name, tensor in stored.items() if name != "layers.1.mlp.up_proj.weight_scale"}, path)
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight_scale"):
         load_int8(tmp_path)
     save_file({name: tensor for name, tensor in stored.items() if name != "norm.weight"}, path)
