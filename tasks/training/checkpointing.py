@@ -29,7 +29,6 @@ DESCRIPTION_FILE = "checkpoint.json"
 WEIGHTS_FILE = "weights.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "history.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 _PREFIX = "step-"
 _TEMPORARY_PREFIX = ".tmp-"
 

@@ -18,9 +18,7 @@ DEFAULT_MICRO_BATCH_TOKENS = 8192
 class CurriculumStage(StageConfig):
     """One stage of the curriculum: how long the rows are, how many tokens, how fast it learns."""
 
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the stage, part of its data order's key"
-    )
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the stage, part of its data order's key")
     context_tokens: int = Field(ge=16, description="tokens in a row")
     tokens: int = Field(ge=1, description="tokens to train on; rounded down to whole batches")
     batch_tokens: int = Field(ge=16, description="tokens of one update, all ranks together")
@@ -57,14 +55,10 @@ class CurriculumStage(StageConfig):
         if mixture is None:
             return None
         if not mixture or min(mixture.values()) < 0 or sum(mixture.values()) <= 0:
-            raise ValueError(
-                "weights must not be negative and must not all be 0; leave mixture out to use all data"
-            )
+            raise ValueError("weights must not be negative and must not all be 0; leave mixture out to use all data")
         least = min(weight for weight in mixture.values() if weight > 0) / sum(mixture.values())
         if least * MIXTURE_ROUND_ROWS < 1:
-            raise ValueError(
-                f"the smallest share is {least:.2g}, below 1/{MIXTURE_ROUND_ROWS}; raise it or drop it"
-            )
+            raise ValueError(f"the smallest share is {least:.2g}, below 1/{MIXTURE_ROUND_ROWS}; raise it or drop it")
         return mixture
 
     @model_validator(mode="after")
@@ -79,13 +73,10 @@ class CurriculumStage(StageConfig):
             raise ValueError(f"tokens {self.tokens} is less than one batch; use at least {self.batch_tokens}")
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
-                f"final_learning_rate {self.final_learning_rate} exceeds learning_rate {self.learning_rate}; "
-                "lower it"
+                f"final_learning_rate {self.final_learning_rate} exceeds learning_rate {self.learning_rate}; lower it"
             )
         if self.warmup_steps is not None and self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} exceeds the stage's {self.steps} updates; lower it"
-            )
+            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds the stage's {self.steps} updates; lower it")
         return self
 
     @property
@@ -128,13 +119,15 @@ class TrainingConfig(StageConfig):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         0, description="what DeepSpeed shards over ranks: 1 optimiser state, 2 and gradients, 3 and weights"
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw; or muon for the hidden matrices and AdamW for the rest, which learns more from few updates",
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
-    gradient_clip: float = Field(
-        1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down"
-    )
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down")
     carry_optimizer: bool = Field(
         True,
         description="start from the previous stage's AdamW moments too: fresh second moments would make the first "
@@ -153,6 +146,11 @@ class TrainingConfig(StageConfig):
             raise ValueError(
                 "precision bf16 with zero_stage 0 keeps no fp32 weights to update; set zero_stage to 1 "
                 "(on one rank it costs nothing more)"
+            )
+        if self.optimizer == "muon" and self.zero_stage:
+            raise ValueError(
+                f"optimizer muon needs whole matrices, which zero_stage {self.zero_stage} cuts up; "
+                "set zero_stage to 0 or optimizer to adamw"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} must both lie in [0, 1)")
@@ -196,11 +194,7 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
     @property
     def stage_model(self) -> ModelConfig:
         """The model of this stage: `model` with the stage's RoPE base."""
-        return (
-            self.model
-            if self.rope_theta is None
-            else self.model.model_copy(update={"rope_theta": self.rope_theta})
-        )
+        return self.model if self.rope_theta is None else self.model.model_copy(update={"rope_theta": self.rope_theta})
 
     def every(self, fraction: float) -> int:
         """Updates in a share of the stage, at least one."""

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,11 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from model import HybridLM
-from tasks.training.checkpointing import MOMENTS, TrainingState, cpu_copy
+from tasks.training.checkpointing import TrainingState, cpu_copy
 from tasks.training.config import TrainingStageConfig
+from tasks.training.optimizer import MOMENTS, MuonWithAdamW, adamw, moment_keys
 from tasks.training.sampler import Batch
 
 
@@ -31,6 +33,8 @@ def import_deepspeed() -> ModuleType:
     Its autotuner imports MLflow (3 seconds) if there is one. Its list of compatible operations is made by running
     compilers, and on CPU it leads to building a shared-memory operation for two minutes; gloo does without.
     """
+    # DeepSpeed still calls names that torch is about to rename, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     absent = "mlflow" not in sys.modules
@@ -148,7 +152,7 @@ class TrainingEngine:
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
-            for key, tensor in self._whole_tensors(parameter):
+            for key, tensor in self._whole_tensors(name, parameter):
                 if self._placement.is_first:
                     (moments if key else weights)[f"{key}.{name}" if key else name] = cpu_copy(tensor)
         if not self._placement.is_first:
@@ -181,9 +185,10 @@ class TrainingEngine:
         self._optimizer_step = optimizer_step
         if optimizer_step == 0:
             return
-        self._require(moments, [f"{key}.{name}" for key in MOMENTS for name in self._parameters])
+        keys = {name: moment_keys(self._config.optimizer, name, p) for name, p in self._parameters.items()}
+        self._require(moments, [f"{key}.{name}" for name in self._parameters for key in keys[name]])
         for name, parameter in self._parameters.items():
-            values = {key: moments[f"{key}.{name}"].to(self._placement.device) for key in MOMENTS}
+            values = {key: moments[f"{key}.{name}"].to(self._placement.device) for key in keys[name]}
             if not self._config.zero_stage:
                 step = torch.tensor(float(optimizer_step))
                 self._engine.optimizer.state[parameter] = {"step": step, **values}
@@ -197,13 +202,13 @@ class TrainingEngine:
         for flat in self._flat_buffers() if self._config.zero_stage else ():
             self._engine.optimizer.optimizer.state[flat]["step"].fill_(float(optimizer_step))
 
-    def _whole_tensors(self, parameter: Any) -> Iterator[tuple[str, Tensor]]:
+    def _whole_tensors(self, name: str, parameter: Any) -> Iterator[tuple[str, Tensor]]:
         """("", weight), then (moment's key, moment) for each moment; moments only after the first update."""
         sharded = bool(self._config.zero_stage)
         yield "", self._utils.safe_get_full_fp32_param(parameter) if sharded else parameter
         if self._optimizer_step == 0:
             return
-        for key in MOMENTS:
+        for key in moment_keys(self._config.optimizer, name, parameter):
             if sharded:
                 yield key, self._utils.safe_get_full_optimizer_state(parameter, key)
             else:
@@ -239,9 +244,6 @@ class TrainingEngine:
         assert not missing, f"the state to restore lacks {missing[:5]}"
 
 
-def _optimizer(model: HybridLM, config: TrainingStageConfig) -> AdamW:
-    """AdamW with decay on matrices only (an embedding is one); the learning rate is set at every update."""
-    decayed = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    other = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
-    return AdamW(groups, lr=0.0, betas=config.betas, eps=config.epsilon)
+def _optimizer(model: HybridLM, config: TrainingStageConfig) -> Optimizer:
+    make = MuonWithAdamW if config.optimizer == "muon" else adamw
+    return make(model, betas=config.betas, epsilon=config.epsilon, weight_decay=config.weight_decay)
