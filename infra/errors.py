@@ -11,6 +11,17 @@ class PipelineError(Exception):
         self.problem = problem
         self.fix = fix
 
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        # Exceptions are pickled as a call with their `args`, which is not how ours are made: without
+        # this, one raised in a worker process could not come back and would break the pool.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[PipelineError], arguments: tuple[object, ...], fields: dict[str, object]) -> PipelineError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error
+
 
 class ConfigurationError(PipelineError):
     """A profile, a field or a combination of fields that cannot work."""
