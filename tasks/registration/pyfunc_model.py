@@ -16,6 +16,9 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 class TextModel(PythonModel):
     """Continues prompts."""
 
+    #: The stored signature says what comes in; without this MLflow asks for type hints on every load.
+    _skip_type_hint_validation = True
+
     def load_context(self, context: PythonModelContext) -> None:
         """Open the bundle: copied beside this file, or at the address it was registered by."""
         from model.interface import open_model
@@ -25,7 +28,10 @@ class TextModel(PythonModel):
         bundle = Path(copied) if copied else self._fetch(configured)
         self._model = open_model(bundle / configured["weights"], bundle / "tokenizer.json")
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+    # `model_input` has no type hint: MLflow would take its schema from it, and lose the parameters.
+    def predict(  # type: ignore[no-untyped-def]
+        self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None
+    ) -> list[str]:
         """The continuation of each prompt: a list of strings, or the first column of a data frame."""
         from model import SamplingConfig
         from model.interface import GenerationSettings

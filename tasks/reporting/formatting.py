@@ -32,9 +32,9 @@ def number(value: float) -> str:
 def count(value: float) -> str:
     """A count in its largest unit: 1.24M, 532k, 87."""
     for limit, unit in _COUNT_UNITS:
-        if abs(value) >= limit:
-            scaled = value / limit
-            return f"{scaled:.3g}{unit}" if scaled < 999.5 else f"{scaled:.0f}{unit}"
+        # 999,600 is a million to three digits, not 1,000 thousand.
+        if abs(value) >= limit * 0.9995 and abs(value) >= 1000:
+            return f"{value / limit:.3g}{unit}"
     return number(value)
 
 

@@ -43,9 +43,7 @@ def test_answers_in_the_order_of_the_prompts(opened: tuple[ModelFormat, ModelInt
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_streamed_pieces_are_what_generate_returns(
-    opened: tuple[ModelFormat, ModelInterface], seed: int
-) -> None:
+def test_streamed_pieces_are_what_generate_returns(opened: tuple[ModelFormat, ModelInterface], seed: int) -> None:
     """Random weights write bytes that are seldom whole characters: the hard case for streaming."""
     _, model = opened
     settings = GenerationSettings(maximum_new_tokens=24, sampling=SamplingConfig(temperature=1.5, seed=seed))
@@ -61,9 +59,7 @@ def test_scores_every_token_of_every_text(opened: tuple[ModelFormat, ModelInterf
     assert first.log_likelihood == pytest.approx(sum(first.log_likelihoods))
 
 
-def test_scoring_in_pieces_equals_scoring_at_once(
-    files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scoring_in_pieces_equals_scoring_at_once(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_model(files / "fp32")
     text = "the quick brown fox " * 10
     at_once = model.score([text])[0]

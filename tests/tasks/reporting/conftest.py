@@ -61,7 +61,8 @@ def _write_download(directory: Path) -> dict[str, Any]:
     rows = [
         {"Source": name, "Licence": licence, "Found": found, "Kept": found, "Megabytes": size, "Removed": "none"}
         for name, licence, found, size in (
-            ("python", "PSF-2.0", 310, 4.21), ("debian", "various free licences", 220, 6.9), ("wikitext", "CC BY-SA 3.0", 90, 1.2),
+            ("python", "PSF-2.0", 310, 4.21), ("debian", "various free licences", 220, 6.9),
+            ("wikitext", "CC BY-SA 3.0", 90, 1.2),
         )
     ]  # fmt: skip
     return {"tables": {"sources": rows}, "metrics": {"download/documents": 620.0}}
@@ -92,8 +93,8 @@ def _write_deduplication(directory: Path) -> dict[str, Any]:
 def _write_tokens(directory: Path) -> dict[str, Any]:
     (directory / "tokenizer.json").write_text("{}")
     rows = [
-        {"Source": "python", "Documents": 205, "Tokens for training": 1_204_331, "Tokens held out": 60_210, "Bytes per token": 3.62},
-        {"Source": "debian", "Documents": 166, "Tokens for training": 1_810_022, "Tokens held out": 92_118, "Bytes per token": 3.88},
+        {"Source": "python", "Documents": 205, "Tokens for training": 1_204_331, "Bytes per token": 3.62},
+        {"Source": "debian", "Documents": 166, "Tokens for training": 1_810_022, "Bytes per token": 3.88},
     ]  # fmt: skip
     return {
         "metrics": {"tokens/total": 3_166_681.0, "tokens/vocabulary_size": 4096.0, "tokens/bytes_per_token": 3.77},
@@ -103,7 +104,7 @@ def _write_tokens(directory: Path) -> dict[str, Any]:
 
 def _write_training(name: str, start: float, end: float, steps: int, context: int) -> Callable[[Path], dict[str, Any]]:
     def write(directory: Path) -> dict[str, Any]:
-        noise = random.Random(name)  # noqa: S311
+        noise = random.Random(name)
         lines = []
         for step in range(1, steps + 1):
             loss = end + (start - end) * math.exp(-5 * step / steps) + noise.gauss(0, 0.05)
@@ -128,7 +129,8 @@ def _write_training(name: str, start: float, end: float, steps: int, context: in
 
 def _write_evaluation(directory: Path) -> dict[str, Any]:
     recall = [
-        {"length": length, "depth": depth, "samples": 8, "correct": 4, "recall": max(0.0, 1.05 - length / 1100 - 0.4 * abs(depth - 0.8)),
+        {"length": length, "depth": depth, "samples": 8, "correct": 4,
+         "recall": max(0.0, 1.05 - length / 1100 - 0.4 * abs(depth - 0.8)),
          "recall_low": 0.2, "recall_high": 0.8, "gain_nats": 1.2}
         for length in (128, 256, 512, 1024) for depth in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]  # fmt: skip
@@ -153,7 +155,8 @@ def _write_evaluation(directory: Path) -> dict[str, Any]:
     ]  # fmt: skip
     metrics = {
         "eval/bits_per_byte": 1.872, "eval/loss": 3.12, "eval/perplexity": 22.6, "eval/needle/recall": 0.41,
-        "eval/needle/chance": 0.1, "eval/baseline_unigram_bits_per_byte": 4.61, "eval/baseline_5gram_bits_per_byte": 2.208,
+        "eval/needle/chance": 0.1, "eval/baseline_unigram_bits_per_byte": 4.61,
+        "eval/baseline_5gram_bits_per_byte": 2.208,
         "eval/baseline_token_unigram_bits_per_byte": 3.02, "eval/baseline_token_5gram_bits_per_byte": 2.114,
         "eval/decode_tokens_per_second": 212.4, "eval/kv_cache_bytes": 1_048_576.0,
     }  # fmt: skip
@@ -167,7 +170,8 @@ def _write_quantized(directory: Path) -> dict[str, Any]:
         {"format": name, "size_mb": size, "perplexity": perplexity, "perplexity_increase_percent": increase, "kl": kl,
          "tokens_per_second": speed, "verdict": verdict, "reason": "within its gate"}
         for name, size, perplexity, increase, kl, speed, verdict in (
-            ("original", 13.65, 22.60, 0.0, 0.0, 212.0, "original"), ("int8", 3.9, 22.68, 0.35, 0.0021, 388.0, "accepted"),
+            ("original", 13.65, 22.60, 0.0, 0.0, 212.0, "original"),
+            ("int8", 3.9, 22.68, 0.35, 0.0021, 388.0, "accepted"),
             ("f16", 6.9, 22.60, 0.0, 0.0, 205.0, "accepted"), ("q8_0", 3.7, 22.61, 0.05, 0.0004, 209.0, "accepted"),
             ("q4_k_m", 2.3, 23.44, 3.7, 0.031, 207.0, "accepted"),
         )
@@ -198,7 +202,9 @@ def _stage(name: str, root: Path, reused: bool) -> StageSummary:
     directory.mkdir()
     fields = _WRITERS[name](directory)
     files = tuple(
-        FileEntry(path=path.relative_to(directory).as_posix(), size_bytes=path.stat().st_size, checksum=checksum_file(path))
+        FileEntry(
+            path=path.relative_to(directory).as_posix(), size_bytes=path.stat().st_size, checksum=checksum_file(path)
+        )
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     )  # fmt: skip
@@ -237,8 +243,9 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
         links={"Prefect": "http://127.0.0.1:4200/runs/flow-run/0b9f", "MLflow": "http://127.0.0.1:5000/#/experiments/1",
                "hostile": "javascript:alert(1)"},
         samples=[
-            TextSample(prompt="def read_file(path):", text='\n    """Read the file and return its lines."""\n    with open(path) as f:\n        return f.readlines()', model="fp32"),
+            TextSample(prompt="def read_file(path):", model="fp32", text='\n    """Read it."""\n    return 1'),
             TextSample(prompt="The ", text=f"package is used to {HOSTILE} and \u202eevil\x07", model="q4_k_m"),
         ],
-        registered=RegisteredVersion(name="sam2-smoke", version="3", aliases=["candidate", "champion"], note="All 3 gates passed."),
+        registered=RegisteredVersion(name="sam2-smoke", version="3",
+                                     aliases=["candidate", "champion"], note="All 3 gates passed."),
     )  # fmt: skip
