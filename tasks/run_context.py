@@ -60,7 +60,5 @@ class ArtifactReference(BaseModel):
         """The artifact with its files on this machine; raises ArtifactCorrupted when it is gone."""
         artifact = store.find(self.kind, self.fingerprint, verify=False)
         if artifact is None:
-            raise ArtifactCorrupted(
-                f"artifact '{self.uri}' has disappeared.", "run the pipeline again: it is rebuilt."
-            )
+            raise ArtifactCorrupted(f"artifact '{self.uri}' has disappeared.", "run the pipeline again: it is rebuilt.")
         return artifact

@@ -128,9 +128,7 @@ def publish_tables(name: str, artifact: Artifact, costs: Mapping[str, float]) ->
     built = manifest.cost
     cost = f"{built.seconds:.1f} s, {built.usd:.5f} USD when built; {costs['cost/usd']:.5f} USD in this run"
     for title, rows in manifest.tables.items():
-        create_table_artifact(
-            table=rows, key=artifact_key(name, title), description=f"**{name}: {title}** ({cost})"
-        )
+        create_table_artifact(table=rows, key=artifact_key(name, title), description=f"**{name}: {title}** ({cost})")
     overview = [
         {"figure": "artifact", "value": f"{manifest.kind}/{manifest.fingerprint}"},
         {"figure": "size", "value": f"{manifest.size_bytes / 1e6:.2f} MB"},

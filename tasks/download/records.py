@@ -153,9 +153,7 @@ def _read_parquet(stream: BinaryIO, origin: str, fields: FieldChoice) -> Iterato
     try:
         file = pq.ParquetFile(stream)
     except pa.ArrowException as error:
-        raise SourceError(
-            f"source file '{origin}' is not readable Parquet: {error}.", "replace the file."
-        ) from error
+        raise SourceError(f"source file '{origin}' is not readable Parquet: {error}.", "replace the file.") from error
     everything = "*" in fields.text_fields
     missing = [name for name in fields.text_fields if name != "*" and name not in file.schema_arrow.names]
     if missing:

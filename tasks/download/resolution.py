@@ -29,9 +29,7 @@ def resolve_sources(config: DownloadConfig, cache_directory: Path | None = None)
     evaluation_sets = _pinned(config.decontamination.evaluation_sets, cache, failures, unavailable)
     if not sources:
         reasons = "; ".join(source.reason for source in unavailable)
-        raise SourceError(
-            f"none of the sources can be had: {reasons}", "add a python:// source; it needs no network."
-        )
+        raise SourceError(f"none of the sources can be had: {reasons}", "add a python:// source; it needs no network.")
     decontamination = config.decontamination.model_copy(update={"evaluation_sets": evaluation_sets})
     return config.model_copy(
         update={

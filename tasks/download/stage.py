@@ -104,9 +104,7 @@ def _write_index(config: DownloadConfig, index_path: Path) -> list[UnavailableSo
         except SourceError as error:
             if not evaluation_set.optional or evaluation_set.pinned:
                 raise
-            missing.append(
-                UnavailableSource(name=evaluation_set.name, uri=evaluation_set.uri, reason=error.problem)
-            )
+            missing.append(UnavailableSource(name=evaluation_set.name, uri=evaluation_set.uri, reason=error.problem))
     save_index(index_path, ngram_index(texts, config.decontamination.ngram_words))
     return missing
 
@@ -159,9 +157,7 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _write_shard(
-    unit: SourceUnit, number: int, documents: list[Document], removals: list[Removal]
-) -> Iterator[Path]:
+def _write_shard(unit: SourceUnit, number: int, documents: list[Document], removals: list[Removal]) -> Iterator[Path]:
     name = f"{unit.source.name}-{number:05d}.parquet"
     if documents:
         path = unit.directory / DOCUMENTS / name
@@ -188,9 +184,7 @@ def _result(
 ) -> StageResult:
     present = {name: figure for name, figure in figures.items() if "unavailable" not in figure}
     if not any(figure["kept"] for figure in present.values()):
-        raise SourceError(
-            "no source yielded a document.", "check the sources' `uri`, `include` and `text_fields`."
-        )
+        raise SourceError("no source yielded a document.", "check the sources' `uri`, `include` and `text_fields`.")
     bars = {name: {"kept": figure["kept_bytes"] / 1e6} for name, figure in present.items()}
     stacked_bars(context.directory / PLOTS / "documents_by_source.png", "Text by source", "megabytes", bars)
     contaminated = sum(figure["removed"].get(CONTAMINATED, 0) for figure in present.values())

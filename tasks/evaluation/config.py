@@ -69,9 +69,9 @@ class EvaluationConfig(StageConfig):
         description="training text for the n-gram baselines, at most (about 60 bytes of memory a byte); "
         "the results say whether it was the whole training split",
     )
-    needle: NeedleConfig = NeedleConfig()
-    speed: SpeedConfig = SpeedConfig()
-    samples: SampleConfig = SampleConfig()
+    needle: NeedleConfig = Field(NeedleConfig(), description="needle recall")
+    speed: SpeedConfig = Field(SpeedConfig(), description="speed and memory on this machine")
+    samples: SampleConfig = Field(SampleConfig(), description="text samples")
     gates: tuple[Gate, ...] = Field(default=DEFAULT_GATES, description="conditions for promotion")
     seed: int = Field(default=0, description="of the choice of documents and needles")
     batch_tokens: int = run_argument(8192, "tokens of one forward pass, at most (one row at least)", ge=1)

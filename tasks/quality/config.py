@@ -23,12 +23,8 @@ class RuleLimits(_Settings):
 
     minimum_words: int = Field(default=50, ge=0, description="Gopher: words in the document")
     maximum_words: int = Field(default=100_000, ge=1, description="Gopher: words in the document")
-    mean_word_length: tuple[float, float] | None = Field(
-        default=(3.0, 10.0), description="Gopher: characters a word"
-    )
-    maximum_symbols_per_word: float | None = Field(
-        default=0.1, description="Gopher: hash signs and ellipses a word"
-    )
+    mean_word_length: tuple[float, float] | None = Field(default=(3.0, 10.0), description="Gopher: characters a word")
+    maximum_symbols_per_word: float | None = Field(default=0.1, description="Gopher: hash signs and ellipses a word")
     maximum_bullet_lines: float | None = Field(
         default=0.9, description="Gopher: share of lines that start with a bullet"
     )
@@ -203,9 +199,7 @@ class QualityConfig(StageConfig):
     def _rule_sets_exist(self) -> QualityConfig:
         for name, settings in {"default_settings": self.default_settings, **self.sources}.items():
             if settings.rules not in self.rule_sets:
-                raise ValueError(
-                    f"sources.{name}.rules: '{settings.rules}' is not one of {sorted(self.rule_sets)}"
-                )
+                raise ValueError(f"sources.{name}.rules: '{settings.rules}' is not one of {sorted(self.rule_sets)}")
         return self
 
     def settings_for(self, source: str) -> SourceSettings:

@@ -135,9 +135,7 @@ def _cut_group(config: QualityConfig, source: str) -> str:
     return groups[config.quantile_over]
 
 
-def _thresholds(
-    config: QualityConfig, shards: Mapping[str, Path], verdicts: Mapping[str, Path]
-) -> dict[str, float]:
+def _thresholds(config: QualityConfig, shards: Mapping[str, Path], verdicts: Mapping[str, Path]) -> dict[str, float]:
     """The exact score of each group below which `drop_fraction` of its documents lie."""
     scores: dict[str, list[float]] = {}
     for name, path in shards.items():
@@ -166,9 +164,7 @@ def _shard_figures(table: pa.Table, reasons: pa.Array, documents: pa.Table, verd
     """Counts by source: documents in, kept, kept bytes, masked items, removals by reason; languages kept."""
     by_source: dict[str, Any] = {}
     for source, reason in zip(table.column("source").to_pylist(), reasons.to_pylist(), strict=True):
-        entry = by_source.setdefault(
-            source, {"in": 0, "kept": 0, "kept_bytes": 0, "masked": 0, "removed": Counter()}
-        )
+        entry = by_source.setdefault(source, {"in": 0, "kept": 0, "kept_bytes": 0, "masked": 0, "removed": Counter()})
         entry["in"] += 1
         if reason is not None:
             entry["removed"][reason] += 1
@@ -257,9 +253,7 @@ def _alarms(context: StageContext[QualityConfig], sources: Mapping[str, dict[str
         if loss > expected:
             main = max(entry["removed"], key=lambda reason: (entry["removed"][reason], reason))
             context.log.warning("source '%s' lost %.0f%% of its documents, mostly: %s", name, 100 * loss, main)
-            rows.append(
-                {"Source": name, "Lost": f"{loss:.0%}", "Expected at most": f"{expected:.0%}", "Mostly": main}
-            )
+            rows.append({"Source": name, "Lost": f"{loss:.0%}", "Expected at most": f"{expected:.0%}", "Mostly": main})
     return rows
 
 

@@ -25,15 +25,11 @@ class TokenizationConfig(StageConfig):
         description="text that the vocabulary is trained on, chosen by document hash, bytes",
     )
     end_of_text: str = Field(default="<|endoftext|>", min_length=1, description="token appended to every document")
-    padding: str = Field(
-        default="<|pad|>", min_length=1, description="token that fills batches (trained tokenizers)"
-    )
+    padding: str = Field(default="<|pad|>", min_length=1, description="token that fills batches (trained tokenizers)")
     validation_fraction: float = Field(
         default=0.02, ge=0, lt=1, description="share of documents held out, by document hash"
     )
-    minimum_validation_documents: int = Field(
-        default=16, ge=0, description="held-out documents even of a small corpus"
-    )
+    minimum_validation_documents: int = Field(default=16, ge=0, description="held-out documents even of a small corpus")
     self_check_documents: int = Field(
         default=20, ge=0, description="documents per shard that are decoded again and compared with their text"
     )

@@ -77,9 +77,7 @@ def run(context: StageContext[TokenizationConfig]) -> StageResult:
     }
     with ShardWorkers(context, config.workers) as workers:
         figures = workers.run(ProgressSpan("encoding", 0.3, 0.97), units, encode_shard)
-    return _result(
-        context, artifact, figures, load_tokenizer(tokenizer_path, config.end_of_text), list(source_numbers)
-    )
+    return _result(context, artifact, figures, load_tokenizer(tokenizer_path, config.end_of_text), list(source_numbers))
 
 
 def encode_shard(unit: EncodeUnit) -> UnitOutput:
@@ -225,9 +223,7 @@ def _result(
     text_bytes = sum(sum(totals[split]["bytes"].values()) for split in SPLITS)
     all_tokens = sum(tokens.values())
     per_source = [sum(totals[split]["tokens"][source] for split in SPLITS) for source in sources]
-    plain_bars(
-        context.directory / PLOTS / "tokens_by_source.png", "Tokens by source", "tokens", sources, per_source
-    )
+    plain_bars(context.directory / PLOTS / "tokens_by_source.png", "Tokens by source", "tokens", sources, per_source)
     return StageResult(
         metrics={
             "tokens/total": all_tokens,

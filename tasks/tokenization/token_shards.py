@@ -63,10 +63,7 @@ class ShardIndex:
         header = _HEADER.pack(MAGIC, VERSION, code, count, count + 1)
         boundaries = np.arange(count + 1, dtype="<i8")
         return (
-            header
-            + self.lengths.astype("<i4").tobytes()
-            + self.offsets.astype("<i8").tobytes()
-            + boundaries.tobytes()
+            header + self.lengths.astype("<i4").tobytes() + self.offsets.astype("<i8").tobytes() + boundaries.tobytes()
         )
 
 

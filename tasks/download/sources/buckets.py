@@ -18,12 +18,8 @@ from tasks.download.sources.source import Source
 class BucketFiles(Source):
     """All objects of a known format below a prefix, in key order; credentials come from the environment."""
 
-    include: tuple[str, ...] = Field(
-        default=("*",), description="patterns of object keys below the prefix to read"
-    )
-    fields: FieldChoice = Field(
-        default=FieldChoice(), description="which fields of structured records hold the text"
-    )
+    include: tuple[str, ...] = Field(default=("*",), description="patterns of object keys below the prefix to read")
+    fields: FieldChoice = Field(default=FieldChoice(), description="which fields of structured records hold the text")
 
     def pin(self, cache_directory: Path) -> str:
         listing = "\n".join(f"{stored.key} {stored.size_bytes}" for stored in self._objects())

@@ -18,12 +18,8 @@ from tasks.download.sources.source import Source
 class LocalFiles(Source):
     """A file, or all files of a known format below a directory, in path order."""
 
-    include: tuple[str, ...] = Field(
-        default=("*",), description="patterns of file paths below the directory to read"
-    )
-    fields: FieldChoice = Field(
-        default=FieldChoice(), description="which fields of structured records hold the text"
-    )
+    include: tuple[str, ...] = Field(default=("*",), description="patterns of file paths below the directory to read")
+    fields: FieldChoice = Field(default=FieldChoice(), description="which fields of structured records hold the text")
 
     def pin(self, cache_directory: Path) -> str:
         digest = xxhash.xxh3_128()

@@ -21,9 +21,7 @@ class Source(BaseModel):
     )
     uri: str = Field(description="where the texts are; the scheme decides the kind of source")
     licence: str = Field(default="unknown", description="licence noted with every document of this source")
-    optional: bool = Field(
-        default=False, description="go on without this source when it cannot be had, and record it"
-    )
+    optional: bool = Field(default=False, description="go on without this source when it cannot be had, and record it")
     maximum_bytes: int | None = Field(default=None, gt=0, description="stop after this many bytes of UTF-8 text")
     pinned: str = Field(
         default="", description="digest of what this machine provides for the source; filled in by resolve_sources"

@@ -28,9 +28,7 @@ class WebFile(Source):
     sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="the file's SHA-256, verified when given"
     )
-    fields: FieldChoice = Field(
-        default=FieldChoice(), description="which fields of structured records hold the text"
-    )
+    fields: FieldChoice = Field(default=FieldChoice(), description="which fields of structured records hold the text")
 
     def pin(self, cache_directory: Path) -> str:
         return f"sha256:{_file_sha256(self._fetch(cache_directory))}"

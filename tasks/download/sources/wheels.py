@@ -32,9 +32,7 @@ class WheelMember(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     include: str = Field(description="pattern of member paths, such as `package/data/*.jsonl`")
-    fields: FieldChoice = Field(
-        default=FieldChoice(), description="which fields of structured records hold the text"
-    )
+    fields: FieldChoice = Field(default=FieldChoice(), description="which fields of structured records hold the text")
 
 
 class WheelSource(Source):

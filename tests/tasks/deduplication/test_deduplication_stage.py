@@ -50,9 +50,7 @@ def write_duplicates(context: StageContext[DuplicatesConfig]) -> StageResult:
     texts += ["too few words", "too few  words", "too few others"]
     for shard in range(context.config.shards):
         rows = [
-            Document(text, "mine", str(n), "CC0")
-            for n, text in enumerate(texts)
-            if n % context.config.shards == shard
+            Document(text, "mine", str(n), "CC0") for n, text in enumerate(texts) if n % context.config.shards == shard
         ]
         write_table(context.directory / DOCUMENTS / f"mine-{shard:05d}.parquet", documents_table(rows))
     return StageResult(statistics={"carried": {"decontaminated_documents": 7}})

@@ -24,9 +24,7 @@ def write_lines(path: Path, texts: list[str]) -> str:
 
 
 def removed_reasons(artifact: Artifact) -> list[str]:
-    return [
-        reason for path in artifact.paths("removed/") for reason in read_table(path).column("reason").to_pylist()
-    ]
+    return [reason for path in artifact.paths("removed/") for reason in read_table(path).column("reason").to_pylist()]
 
 
 def test_documents_keep_source_licence_origin_and_a_stable_id(
@@ -55,9 +53,7 @@ def test_documents_that_share_thirteen_words_with_an_evaluation_item_go(
     tmp_path: Path, download: Callable[..., Artifact]
 ) -> None:
     evaluation = write_lines(tmp_path / "eval" / "test.jsonl", [f"Question: {SENTENCE.title()}?"])
-    uri = write_lines(
-        tmp_path / "docs.jsonl", [f"before “{SENTENCE}” after", " ".join(SENTENCE.split()[:12]), "clean"]
-    )
+    uri = write_lines(tmp_path / "docs.jsonl", [f"before “{SENTENCE}” after", " ".join(SENTENCE.split()[:12]), "clean"])
     decontamination = {"evaluation_sets": [{"name": "bench", "uri": evaluation}]}
     artifact = download([{"name": "mine", "uri": uri}], decontamination=decontamination)
     assert artifact.manifest.metrics["download/decontaminated_documents"] == 1

@@ -41,8 +41,7 @@ def write_corpus(context: StageContext[CorpusConfig]) -> StageResult:
     texts = [prose(number + 10_000 * config.seed) for number in range(config.documents)]
     texts += ["short", "Bonjour " * 40, "buy now act now order now risk free " * 10 + prose(1)]
     texts += [
-        f"Write to jane.doe{number}@mail.example or 212-555-0{number:03d}.\n" + prose(number)
-        for number in range(8)
+        f"Write to jane.doe{number}@mail.example or 212-555-0{number:03d}.\n" + prose(number) for number in range(8)
     ]
     each = -(-len(texts) // config.shards)
     for shard in range(config.shards):

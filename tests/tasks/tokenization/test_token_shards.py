@@ -50,9 +50,7 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(DOCUMENTS)
 def test_documents_come_back(tmp_path: Path, documents: list[list[int]]) -> None:
-    write_token_shard(
-        tmp_path / "train-00000", documents, [1] * len(documents), [9] * len(documents), np.dtype("<u2")
-    )
+    write_token_shard(tmp_path / "train-00000", documents, [1] * len(documents), [9] * len(documents), np.dtype("<u2"))
     shard = TokenShard(tmp_path / "train-00000")
     assert [shard.document(number).tolist() for number in range(len(shard))] == documents
     assert shard.token_count == sum(map(len, documents))

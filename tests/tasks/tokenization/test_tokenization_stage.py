@@ -22,9 +22,7 @@ from tasks.tokenization import (
 
 
 def built(store: ArtifactStore, artifact: Artifact, **settings: Any) -> Artifact:
-    config = TokenizationConfig(
-        **{"workers": 1, "vocabulary_size": 400, "minimum_validation_documents": 5, **settings}
-    )
+    config = TokenizationConfig(**{"workers": 1, "vocabulary_size": 400, "minimum_validation_documents": 5, **settings})
     return build_stage(STAGE, resolve_tokenizer(config), {"documents": artifact}, store).artifact
 
 
@@ -52,9 +50,7 @@ def test_worker_count_and_repetition_do_not_change_a_byte(
 ) -> None:
     source = corpus()
     other = ArtifactStore.open(str(tmp_path / "other"), tmp_path / "other")
-    assert (
-        built(store, source).manifest.content_checksum == built(other, source, workers=2).manifest.content_checksum
-    )
+    assert built(store, source).manifest.content_checksum == built(other, source, workers=2).manifest.content_checksum
 
 
 def test_sharding_does_not_change_the_split(store: ArtifactStore, corpus: Callable[..., Artifact]) -> None:
@@ -80,9 +76,7 @@ def test_an_existing_tokenizer_is_taken_as_it_is(
     assert plan_fingerprint(STAGE, resolve_tokenizer(TokenizationConfig(tokenizer_path=copy)), {}) != before
 
 
-def test_text_that_spells_a_special_token_stays_text(
-    store: ArtifactStore, corpus: Callable[..., Artifact]
-) -> None:
+def test_text_that_spells_a_special_token_stays_text(store: ArtifactStore, corpus: Callable[..., Artifact]) -> None:
     loaded = load_tokenizer(built(store, corpus()).path(TOKENIZER_FILE), "<|endoftext|>")
     ids = loaded.tokenizer.encode("a <|endoftext|> b").ids
     assert loaded.end_of_text not in ids
