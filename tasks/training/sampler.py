@@ -231,8 +231,7 @@ class Sampler:
             return
         names = sorted(name for name, weight in mixture.items() if weight > 0)
         self._streams = [
-            SourceStream(documents, _documents_of(documents, name), context_tokens, f"{key}/{name}")
-            for name in names
+            SourceStream(documents, _documents_of(documents, name), context_tokens, f"{key}/{name}") for name in names
         ]
         self._mixture = Mixture([mixture[name] for name in names], key)
 

@@ -28,10 +28,8 @@ def learning_rate_at(
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    if schedule == "cosine":
-        first = warmup_steps
-    else:
-        first = max(warmup_steps, steps - max(1, round(decay_fraction * steps)))
+    decay_steps = steps - warmup_steps if schedule == "cosine" else max(1, round(decay_fraction * steps))
+    first = max(warmup_steps, steps - decay_steps)
     if step < first:
         return peak
     progress = 1.0 if steps - first <= 1 else min(1.0, (step - first) / (steps - 1 - first))

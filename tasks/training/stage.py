@@ -70,8 +70,7 @@ def _check_vocabulary(tokens: Artifact, config: TrainingStageConfig) -> None:
     size = tokens.manifest.statistics.get("vocabulary_size", 0)
     if size > config.model.vocabulary_size:
         raise ConfigurationError(
-            f"the tokens artifact has a vocabulary of {size}, model.vocabulary_size is "
-            f"{config.model.vocabulary_size}.",
+            f"the tokens artifact has a vocabulary of {size}, model.vocabulary_size is {config.model.vocabulary_size}.",
             f"set model.vocabulary_size to at least {size}.",
         )
 
@@ -118,9 +117,7 @@ def _environment(config: TrainingStageConfig) -> dict[str, str]:
     )
 
 
-def _forward(
-    context: StageContext[TrainingStageConfig], event: Mapping[str, Any], failures: list[Exception]
-) -> None:
+def _forward(context: StageContext[TrainingStageConfig], event: Mapping[str, Any], failures: list[Exception]) -> None:
     """Pass one of the trainer's events on to whoever watches the stage."""
     kind = event["event"]
     if kind == "step":
@@ -190,9 +187,7 @@ def _plot(history: list[dict[str, Any]], config: TrainingStageConfig, path: Path
     measured = [entry for entry in history if "validation_loss" in entry]
     if measured:
         places = [entry["tokens"] / 1e6 for entry in measured]
-        axes.plot(
-            places, [entry["validation_loss"] for entry in measured], "o-", color=PALETTE[0], label="held out"
-        )
+        axes.plot(places, [entry["validation_loss"] for entry in measured], "o-", color=PALETTE[0], label="held out")
     axes.set_xlabel("million tokens", color=INK, fontsize=9)
     axes.set_ylabel("nats a token", color=INK, fontsize=9)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
