@@ -1,0 +1,120 @@
+"""kill -9 in the middle of stages, with real processes; what follows continues and ends in the same artifacts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.processes import processes_with_environment
+from infra.stack.runs import FlowRun
+from infra.stack.settings import STACK_ID_VARIABLE
+from infra.stack.web import request_json
+
+from .conftest import RunningStack, content_checksums
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
+
+DATA_KINDS = ("raw_documents", "filtered_documents", "unique_documents", "tokens")
+TRAINED_KIND = "checkpoint"
+Finished = tuple[Path, str, FlowRun]
+
+
+def wait_for(is_true: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def is_being_built(root: Path, kind: str) -> bool:
+    return any(not (directory / "manifest.json").exists() for directory in root.glob(f"{kind}/*"))
+
+
+def engine_of(stack: RunningStack, run: FlowRun) -> psutil.Process:
+    recorded = request_json("GET", f"{stack.runs.api_url}/flow_runs/{run.id}")["infrastructure_pid"]
+    return psutil.Process(int(str(recorded).rpartition(":")[2]))
+
+
+def kill_engine(stack: RunningStack, run: FlowRun) -> None:
+    engine = engine_of(stack, run)
+    for process in [*engine.children(recursive=True), engine]:
+        process.kill()
+
+
+def kill_worker(stack: RunningStack, run: FlowRun) -> None:
+    """The worker and all it started: what a power cut does."""
+    family = processes_with_environment(STACK_ID_VARIABLE, stack.settings.stack_id)
+    worker = next(p for p in family if "worker" in p.cmdline() and "prefect" in p.cmdline())
+    for process in [*worker.children(recursive=True), worker]:
+        process.kill()
+
+
+def kill_trainer(stack: RunningStack, run: FlowRun) -> None:
+    engine = engine_of(stack, run)
+    trainer = next(p for p in engine.children(recursive=True) if "tasks.training.trainer" in p.cmdline())
+    trainer.kill()
+
+
+def start(stack: RunningStack, root: Path) -> FlowRun:
+    parameters = {"profile": "miniature", "overrides": {"artifact_root": str(root)}}
+    return stack.runs.submit(parameters)
+
+
+def checkpoint_written(root: Path) -> bool:
+    return any(root.glob(f"{TRAINED_KIND}/*/.scratch/**/checkpoint.json"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "kill"),
+    [
+        ("filtered_documents", kill_engine),
+        ("unique_documents", kill_worker),
+        ("tokens", kill_engine),
+        (TRAINED_KIND, kill_trainer),
+    ],
+)
+def test_a_killed_run_is_continued_to_the_same_artifacts(
+    stack: RunningStack,
+    finished_run: Finished,
+    tmp_path: Path,
+    moment: str,
+    kill: Callable[[RunningStack, FlowRun], None],
+) -> None:
+    root = tmp_path / "artifacts"
+    run = start(stack, root)
+    if moment == TRAINED_KIND:
+        wait_for(lambda: checkpoint_written(root))
+    else:
+        wait_for(lambda: is_being_built(root, moment))
+    kill(stack, run)
+    wait_for(lambda: stack.runs.read(run.id).state_name in ("Crashed", "Failed"))
+    assert is_being_built(root, moment), "the kill came in the middle of the stage"
+
+    result = stack.command("sam2", "retry", run.name)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr
+    assert stack.runs.read(run.id).state_name == "Completed"
+    expected, found = content_checksums(finished_run[0]), content_checksums(root)
+    compared = [name for name in expected if name.partition("/")[0] in DATA_KINDS]
+    assert len(compared) == len(DATA_KINDS)
+    for name in compared:
+        assert found[name] == expected[name], name
+    assert model_bytes(root) == model_bytes(finished_run[0]), "weights are the same to the last bit"
+    if moment == TRAINED_KIND:
+        assert "continuing after update" in result.stdout
+
+
+def model_bytes(root: Path) -> dict[str, bytes]:
+    """Trained weights by fingerprint."""
+    paths = root.glob(f"{TRAINED_KIND}/*/model/model.safetensors")
+    return {path.parent.parent.name: path.read_bytes() for path in paths}
+
+
+def test_no_process_outlives_its_run(stack: RunningStack, finished_run: Finished) -> None:
+    family = processes_with_environment(STACK_ID_VARIABLE, stack.settings.stack_id)
+    left = [p.cmdline() for p in family if "tasks.training.trainer" in p.cmdline() and p.pid != os.getpid()]
+    assert left == []
