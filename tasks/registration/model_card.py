@@ -17,6 +17,7 @@ from tasks.registration.lineage import Lineage
 _MAXIMUM_CELL_CHARACTERS = 200
 #: Kinds whose tables tell the story of the data, in the order of the flow.
 _MODEL_KINDS = ("tokens", "checkpoint", "evaluation", "quantized")
+_CURRICULUM = ("name", "context_tokens", "tokens", "batch_tokens", "learning_rate", "final_learning_rate")
 _LIMITATIONS = (
     "Stock llama.cpp has no `hgrn2` architecture: the GGUF files run in this project's reader, or in llama.cpp "
     "with this project's patch.",
@@ -36,7 +37,7 @@ def model_card(
         fingerprint=fingerprint,
         data=[manifest for manifest in manifests if manifest.kind not in _MODEL_KINDS],
         tokens=lineage.of_kind("tokens"),
-        checkpoints=lineage.of_kind("checkpoint"),
+        curriculum=[curriculum_row(manifest) for manifest in lineage.of_kind("checkpoint")],
         evaluations=lineage.of_kind("evaluation"),
         quantized=lineage.of_kind("quantized"),
         decision=decision,
@@ -48,6 +49,12 @@ def model_card(
         missing=lineage.missing,
         limitations=_LIMITATIONS,
     )  # fmt: skip
+
+
+def curriculum_row(manifest: Manifest) -> dict[str, Any]:
+    """One training stage: what it was asked to do, and how it ended."""
+    asked = {name: manifest.config.get(name) for name in _CURRICULUM}
+    return {**asked, "final loss": manifest.metrics.get("train/loss"), "seconds": manifest.cost.seconds}
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -38,6 +38,7 @@ _REDRAWN = re.compile(
     r"loss|formats|duplicates|tokens_by_source|bits_per_byte|recall|needle|position|quality_funnel|documents_by_source|funnel|size",
     re.IGNORECASE,
 )
+_CURRICULUM = ("context_tokens", "batch_tokens", "learning_rate", "final_learning_rate")
 _TOKENS_OF = "tokens/source/"
 _MAXIMUM_PICTURE_BYTES = 1_500_000
 
@@ -413,8 +414,7 @@ def lineage(summary: RunSummary) -> Section:
         {
             "stage": stage.title,
             "artifact": f"{stage.manifest.kind}/{stage.manifest.fingerprint[:12]}",
-            "made from": ", ".join(f"{name} {_short(reference)}" for name, reference in stage.manifest.inputs.items())
-            or "sources",
+            "made from": ", ".join(_short(reference) for reference in stage.manifest.inputs.values()) or "sources",
             "size_bytes": stage.manifest.size_bytes,
             "content checksum": stage.manifest.content_checksum.rpartition(":")[2][:12],
             "code": stage.manifest.code_version,
@@ -430,7 +430,7 @@ def lineage(summary: RunSummary) -> Section:
 
 def _short(reference: str) -> str:
     kind, _, fingerprint = reference.rpartition("/")
-    return f"{kind}/{fingerprint[:12]}"
+    return f"{kind}/{fingerprint[:8]}"
 
 
 def environment(summary: RunSummary) -> Section:
@@ -464,14 +464,16 @@ def _figures(metrics: Mapping[str, float]) -> list[Block]:
 
 
 def _figures_by_stage(stages: Sequence[StageSummary]) -> list[Block]:
-    """One stage's metrics as a list; those of several side by side."""
-    if len(stages) == 1:
-        return _figures(facts.manifest_of(stages[0]).metrics)
+    """Every training stage's figures and settings side by side."""
     names = list(dict.fromkeys(name for stage in stages for name in facts.manifest_of(stage).metrics))
     rows = []
     for name in names:
         written = [figure(name, facts.manifest_of(stage).metrics.get(name)) for stage in stages]
         rows.append([Cell(heading(name.partition("/")[2] or name)), *(Cell(text, True) for text in written)])
+    for name in _CURRICULUM:
+        asked = [facts.manifest_of(stage).config.get(name) for stage in stages]
+        if any(value is not None for value in asked):
+            rows.append([Cell(heading(name)), *(Cell(figure(name, value), True) for value in asked)])
     columns = [Cell("Figure"), *(Cell(facts.stage_name(stage), True) for stage in stages)]
     return [Table("By stage", columns, rows)] if rows else []
 
