@@ -126,5 +126,6 @@ class HybridLM(nn.Module):
                 if name.endswith(_RESIDUAL):
                     std /= math.sqrt(2 * config.layer_count)
                 nn.init.normal_(module.weight, std=std)
-        nn.init.normal_(self.embeddings.weight, std=config.embedding_initializer_std)
-        nn.init.normal_(self.lm_head.weight, std=config.embedding_initializer_std)
+        std = config.embedding_initializer_std or config.width**-0.5
+        nn.init.normal_(self.embeddings.weight, std=std)
+        nn.init.normal_(self.lm_head.weight, std=std)
