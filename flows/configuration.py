@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,10 +25,18 @@ from tasks.training import CurriculumStage, TrainingConfig, TrainingStageConfig
 
 PROFILE_DIRECTORY = Path(__file__).parent / "profiles"
 
-ProfileName = StrEnum(  # type: ignore[misc] # the members are the files that are there
-    "ProfileName",
-    {path.stem.upper().replace("-", "_"): path.stem for path in sorted(PROFILE_DIRECTORY.glob("*.yaml"))},
-)
+if TYPE_CHECKING:
+
+    class ProfileName(StrEnum):
+        """The profiles that exist, for a form with a list to choose from."""
+
+        SMOKE = "smoke"
+else:
+    # The members are the files that are there.
+    ProfileName = StrEnum(
+        "ProfileName",
+        {path.stem.upper().replace("-", "_"): path.stem for path in sorted(PROFILE_DIRECTORY.glob("*.yaml"))},
+    )
 
 
 class BudgetConfig(BaseModel):
@@ -99,8 +107,11 @@ class PipelineConfig(BaseModel):
         return [stage.resolve(self.training, self.model) for stage in self.curriculum]
 
 
-#: The same with every field optional: the form in the Prefect UI and `--set` on the command line.
-PipelineOverrides = partial_model(PipelineConfig)
+# The same with every field optional: the form in the Prefect UI and `--set` on the command line.
+if TYPE_CHECKING:
+    PipelineOverrides = BaseModel
+else:
+    PipelineOverrides = partial_model(PipelineConfig)
 
 
 def load_profile(name: str, changes: Mapping[str, Any] | None = None) -> PipelineConfig:

@@ -75,7 +75,9 @@ def _execute(graph: list[PlannedStage], run: RunContext, record: RunRecord) -> N
         for node in graph:
             inputs = {name: references[source] for name, source in node.inputs.items()}
             try:
-                state = run_stage(node.name, node.stage, node.config, inputs, run, node.afterwards, return_state=True)
+                state: Any = run_stage(
+                    node.name, node.stage, node.config, inputs, run, node.afterwards, return_state=True
+                )
                 references[node.name] = state.result()
             except BaseException as error:
                 record.add_failure(node, error)

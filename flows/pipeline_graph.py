@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flows.configuration import PipelineConfig
@@ -73,7 +74,7 @@ def build_graph(config: PipelineConfig) -> list[PlannedStage]:
             registration.STAGE,
             config.registration,
             {**measured, "evaluation": "evaluation", "quantized": "quantization"},
-            ensure_registered_afterwards,
+            partial(ensure_registered_afterwards, copy_limit_megabytes=config.registration.copy_limit_megabytes),
         ),
     ]
     return nodes

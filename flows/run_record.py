@@ -16,6 +16,7 @@ from flows.pipeline_graph import PlannedStage
 from infra.artifacts import Artifact
 from infra.artifacts.builder import code_version
 from infra.storage.local import atomic_file
+from tasks.registration.task import registered_version
 from tasks.reporting import (
     RegisteredVersion,
     RunSummary,
@@ -68,11 +69,7 @@ class RunRecord:
 
     def note_registration(self) -> None:
         """Look up what the registry holds for this run's bundle."""
-        from tasks.registration.registry import find_version
-
-        manifest = self.stages[-1].manifest
-        assert manifest is not None
-        found = find_version(self.run.tracking_uri, self.config.registration.model_name, manifest.fingerprint)
+        found = registered_version(self.stages[-1].manifest, self.run)
         if found is not None:
             self.registered = RegisteredVersion(
                 name=found.name, version=found.version, aliases=found.aliases, note=found.note

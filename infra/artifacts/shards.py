@@ -59,9 +59,7 @@ class ShardMarkers:
     def finished_names(self) -> list[str]:
         """Names of all shards that have a marker, sorted (markers only; files are not checked)."""
         prefix = f"{self._prefix}/{MARKER_DIRECTORY}/"
-        return sorted(
-            stored.key.removeprefix(prefix).removesuffix(".json") for stored in self._storage.list(prefix)
-        )
+        return sorted(stored.key.removeprefix(prefix).removesuffix(".json") for stored in self._storage.list(prefix))
 
     def clear(self) -> None:
         """Remove all markers (the manifest takes over)."""

@@ -40,9 +40,7 @@ class Artifact:
     def paths(self, prefix: str = "", suffix: str = "") -> list[Path]:
         """Files whose relative path starts and ends so, in path order."""
         names = (entry.path for entry in self.manifest.files)
-        return [
-            self.directory / name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix)
-        ]
+        return [self.directory / name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix)]
 
 
 class ArtifactStore:

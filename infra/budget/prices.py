@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 #: A laptop under load: 65 W at 0.30 USD/kWh is 0.0195 USD/h of electricity; a 1,200 USD machine
 #: written off over 4 years of 8 hours a day is 0.103 USD/h. Together, rounded: 0.12 USD/h.
 LAPTOP_USD_PER_HOUR = 0.12
-LAPTOP_NOTE = (
-    "own machine: electricity (65 W at 0.30 USD/kWh) plus depreciation (1,200 USD over 4 years, 8 h a day)"
-)
+LAPTOP_NOTE = "own machine: electricity (65 W at 0.30 USD/kWh) plus depreciation (1,200 USD over 4 years, 8 h a day)"
 
 
 class ComputePrice(BaseModel):

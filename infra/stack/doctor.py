@@ -41,9 +41,7 @@ def examine(settings: StackSettings, online: bool = False) -> list[Finding]:
         _python(),
         _memory(),
         _disk(settings.home),
-        _port(
-            settings, "Prefect port", settings.prefect_port or DEFAULT_PREFECT_PORT, _own_port(running, "prefect")
-        ),
+        _port(settings, "Prefect port", settings.prefect_port or DEFAULT_PREFECT_PORT, _own_port(running, "prefect")),
         _port(settings, "MLflow port", settings.mlflow_port or DEFAULT_MLFLOW_PORT, _own_port(running, "mlflow")),
         _stack(running),
         *[_package(name) for name in PACKAGES],

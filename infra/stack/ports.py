@@ -11,9 +11,7 @@ from infra.stack.errors import PortTaken, StackError
 PORTS_TRIED = 100
 
 
-def choose_port(
-    host: str, asked: int | None, default: int, option: str, taken: frozenset[int] = frozenset()
-) -> int:
+def choose_port(host: str, asked: int | None, default: int, option: str, taken: frozenset[int] = frozenset()) -> int:
     """The port the user asked for, or else the default, or else the next free one after it.
 
     Raises:

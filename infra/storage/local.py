@@ -19,6 +19,16 @@ from infra.storage.interface import StoredFile
 _TEMPORARY_PREFIX = ".tmp-"
 
 
+def _read_umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+#: Read once, at import: it can only be read by setting it, which another thread must not see.
+_UMASK = _read_umask()
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` when the block ends without an exception.
@@ -32,6 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
+                os.fchmod(stream.fileno(), 0o666 & ~_UMASK)  # mkstemp's files are private
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(temporary).replace(path)

@@ -27,9 +27,7 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        configuration = Config(
-            retries={"max_attempts": 8, "mode": "adaptive"}, connect_timeout=10, read_timeout=60
-        )
+        configuration = Config(retries={"max_attempts": 8, "mode": "adaptive"}, connect_timeout=10, read_timeout=60)
         try:
             self._client: Any = boto3.client("s3", config=configuration)
         except BotoCoreError as error:
@@ -84,9 +82,7 @@ class S3Storage:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         skip = len(self._key("")) + 1 if self.prefix else 0
         try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix)
-            )
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             for page in pages:
                 for entry in page.get("Contents", []):
                     yield StoredFile(entry["Key"][skip:], entry["Size"])
