@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from infra.errors import ConfigurationError
 from model import HybridLM
 from tasks.training.checkpointing import TrainingState, cpu_copy
 from tasks.training.config import TrainingStageConfig
@@ -241,7 +242,11 @@ class TrainingEngine:
     @staticmethod
     def _require(tensors: dict[str, Tensor], names: list[str]) -> None:
         missing = [name for name in names if name not in tensors]
-        assert not missing, f"the state to restore lacks {missing[:5]}"
+        if missing:
+            raise ConfigurationError(
+                f"the checkpoint to continue from lacks {len(missing)} tensors, '{missing[0]}' for one.",
+                "continue with the model and the optimizer it was made with, or set carry_optimizer to false.",
+            )
 
 
 def _optimizer(model: HybridLM, config: TrainingStageConfig) -> Optimizer:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -265,11 +266,8 @@ def _sole_trainer(directory: Path, placement: Placement) -> Iterator[None]:
         yield
 
 
-def main(job_path: Path) -> int:
-    """Train the job; return the exit code."""
-    job = TrainingJob.read(job_path)
-    deepspeed = import_deepspeed()
-    placement = start_distributed(job.config, deepspeed)
+def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> int:
+    """Train the job as one of its ranks; return the exit code."""
     try:
         with _sole_trainer(job.checkpoints, placement):
             trainer = Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
@@ -279,14 +277,23 @@ def main(job_path: Path) -> int:
                     emit("interrupted", {"step": trainer.checkpoints.saved_step})
                 return INTERRUPTED_EXIT_CODE
             trainer.export()
-            placement.sum(0.0)
+            placement.sum(0.0)  # nobody leaves before the first rank has written
     except PipelineError as error:
         if placement.is_first:
             emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
         return FAILED_EXIT_CODE
+    return 0
+
+
+def main(job_path: Path) -> int:
+    """Join the other ranks and train the job; return the exit code."""
+    job = TrainingJob.read(job_path)
+    deepspeed = import_deepspeed()
+    placement = start_distributed(job.config, deepspeed)
+    try:
+        return train(job, placement, deepspeed)
     finally:
         torch.distributed.destroy_process_group()
-    return 0
 
 
 if __name__ == "__main__":

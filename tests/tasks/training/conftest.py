@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,12 @@ from infra.artifacts import (
     StageResult,
     build_stage,
 )
+from infra.processes import ChildFailed
 from model import ModelConfig
 from tasks.tokenization.token_shards import SOURCES_FILE, write_token_shard
-from tasks.training import STAGE, TrainingStageConfig
+from tasks.training import STAGE, TrainingStageConfig, trainer
+from tasks.training.engine import Placement, import_deepspeed, start_distributed
+from tasks.training.job import TrainingJob
 
 MODEL = ModelConfig(
     vocabulary_size=64,
@@ -82,6 +87,35 @@ def store(tmp_path: Path) -> ArtifactStore:
 def tokens(store: ArtifactStore) -> Artifact:
     stage = Stage("tokens", "tokens", 1, StageConfig, _write_tokens)
     return build_stage(stage, StageConfig(), {}, store).artifact
+
+
+@pytest.fixture(scope="session")
+def process_group() -> tuple[Placement, ModuleType]:
+    """This process as a group of one rank: DeepSpeed is loaded once for all tests that need no process of their own."""
+    deepspeed = import_deepspeed()
+    return start_distributed(stage_config(), deepspeed), deepspeed
+
+
+@pytest.fixture
+def here(process_group: tuple[Placement, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainingJob], int]:
+    """Make the stage run the trainer in this process instead of a child; also runs a job directly."""
+
+    def run_job(job: TrainingJob) -> int:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return trainer.train(job, *process_group)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def run_here(command: Sequence[str], on_event: Callable[[dict[str, Any]], None], **ignored: Any) -> None:
+        monkeypatch.setattr(trainer, "emit", lambda event, fields: on_event({"event": event, **fields}))
+        code = run_job(TrainingJob.read(Path(command[-1])))
+        if code:
+            raise ChildFailed(command, code, [])
+
+    monkeypatch.setattr("tasks.training.stage.run_streaming", run_here)
+    return run_job
 
 
 @pytest.fixture
