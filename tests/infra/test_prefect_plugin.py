@@ -15,9 +15,7 @@ def server_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefect_plugin, "_server_answers", lambda api_url: True)
 
 
-def arguments_after_plugin(
-    monkeypatch: pytest.MonkeyPatch, *arguments: str, api_url: str | None = None
-) -> list[str]:
+def arguments_after_plugin(monkeypatch: pytest.MonkeyPatch, *arguments: str, api_url: str | None = None) -> list[str]:
     monkeypatch.setattr(sys, "argv", list(arguments))
     prefect_plugin.setup_environment(ctx=SimpleNamespace(api_url=api_url))
     return sys.argv[1:]
@@ -53,14 +51,10 @@ def test_other_programs_that_import_prefect_are_left_alone(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("api_url", [None, "http://127.0.0.1:9/api"])
-def test_without_a_server_one_line_says_how_to_start_it(
-    monkeypatch: pytest.MonkeyPatch, api_url: str | None
-) -> None:
+def test_without_a_server_one_line_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch, api_url: str | None) -> None:
     with pytest.raises(SystemExit, match="make up"):
         arguments_after_plugin(monkeypatch, "prefect", "deployment", "run", "sam2-full-pipeline", api_url=api_url)
 
 
 def test_another_deployment_needs_no_server_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments_after_plugin(
-        monkeypatch, "prefect", "deployment", "run", "another/x", api_url="http://127.0.0.1:9/api"
-    )
+    arguments_after_plugin(monkeypatch, "prefect", "deployment", "run", "another/x", api_url="http://127.0.0.1:9/api")

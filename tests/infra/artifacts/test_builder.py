@@ -177,3 +177,32 @@ def test_unlisted_file_is_refused(store: ArtifactStore) -> None:
     artifact = build_stage(STAGE, CountConfig(), {}, store).artifact
     with pytest.raises(ArtifactCorrupted, match=r"no file 'secret\.txt'"):
         artifact.path("secret.txt")
+
+
+def test_artifacts_in_a_bucket_are_shared_between_machines(s3_bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{s3_bucket}/artifacts"
+    first = build_stage(STAGE, CountConfig(), {}, ArtifactStore.open(uri, tmp_path / "machine-1"))
+    elsewhere = ArtifactStore.open(uri, tmp_path / "machine-2")
+    second = build_stage(STAGE, CountConfig(), {}, elsewhere)
+    assert second.reused
+    assert second.artifact.path("shard-2.txt").read_text() == "xxx"
+    assert second.artifact.uri == f"{uri}/counted/{first.artifact.manifest.fingerprint}"
+
+    second.artifact.path("shard-1.txt").write_text("zz")
+    with pytest.raises(ArtifactCorrupted, match=r"shard-1\.txt"):
+        elsewhere.find("counted", first.artifact.manifest.fingerprint)
+    assert elsewhere.find("counted", first.artifact.manifest.fingerprint) is not None, "the bad copy was dropped"
+
+
+def test_finished_shards_in_a_bucket_survive_the_machine(s3_bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{s3_bucket}/artifacts"
+
+    def dies_after_two(context: StageContext[CountConfig]) -> StageResult:
+        write_shards(StageContext(CountConfig(shard_count=2), {}, context.directory, context.shards))
+        raise RuntimeError("spot instance taken away")
+
+    dying = Stage("counting", "counted", 1, CountConfig, dies_after_two)
+    with pytest.raises(RuntimeError, match="taken away"):
+        build_stage(dying, CountConfig(), {}, ArtifactStore.open(uri, tmp_path / "machine-1"))
+    outcome = build_stage(STAGE, CountConfig(), {}, ArtifactStore.open(uri, tmp_path / "machine-2"))
+    assert outcome.artifact.manifest.statistics == {"built": 1}

@@ -189,9 +189,7 @@ def test_a_run_whose_worker_and_engine_were_killed_is_crashed_and_can_be_retried
     assert engine_pid(runs, run) != engine
 
 
-def test_stop_ends_a_run_in_progress_marks_it_and_leaves_nothing(
-    settings: StackSettings, runs: PrefectRuns
-) -> None:
+def test_stop_ends_a_run_in_progress_marks_it_and_leaves_nothing(settings: StackSettings, runs: PrefectRuns) -> None:
     run = runs.submit({"overrides": {"steps": 600, "seconds": 1}})
     for running in runs.latest(20):
         if running.state_name == "Running" and running.id != run.id:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 from infra.errors import ConfigurationError, SourceError, StorageFull
@@ -15,33 +14,11 @@ from infra.storage import LocalStorage, S3Storage, Storage, open_storage
 from infra.storage.local import atomic_file
 
 
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return open_storage(str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3_endpoint")
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"b{abs(hash(request.node.name)) % 10**9}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
-    return open_storage(f"s3://{bucket}/some/prefix")
+    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix")
 
 
 def test_write_read_list_delete(storage: Storage) -> None:
@@ -101,11 +78,8 @@ def test_unknown_scheme_names_the_fix() -> None:
         open_storage("s3://")
 
 
-def test_missing_bucket_is_one_clear_error(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+@pytest.mark.usefixtures("s3_bucket")
+def test_missing_bucket_is_one_clear_error() -> None:
     storage = S3Storage("no-such-bucket-here")
     with pytest.raises(SourceError, match="no-such-bucket-here"):
         storage.write("key", b"x")

@@ -29,7 +29,8 @@ def manifest_with_plot(directory: Path) -> Manifest:
     plot.parent.mkdir(parents=True)
     plot.write_bytes(b"png")
     return Manifest(
-        kind="checkpoint", fingerprint="f" * 32, stage="training", stage_version=1, config={}, inputs={"tokens": "tokens/abc"},
+        kind="checkpoint", fingerprint="f" * 32, stage="training", stage_version=1, config={},
+        inputs={"tokens": "tokens/abc"},
         files=(FileEntry(path="plots/loss.png", size_bytes=3, checksum=checksum_file(plot)),),
         metrics={"train/loss": 1.5}, tables={"stages": [{"stage": "a"}]}, created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
