@@ -1,6 +1,7 @@
-"""Keeps every tool of the pipeline from phoning home; imported first by every entry point.
+"""Keeps every tool of the pipeline from phoning home, and a waiting thread from spinning.
 
-Imports nothing outside the standard library, so that it is free and can run before anything reads its settings.
+Imported first by every entry point.
+It needs nothing outside the standard library, so it is free and can run before anything reads its settings.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ QUIET_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Waiting OpenMP threads sleep instead of spinning: with one other busy program on two cores, a spinning
+        # training step is thirty times slower, a sleeping one loses nothing on an idle machine (docs/benchmarks.md).
+        "OMP_WAIT_POLICY": "PASSIVE",
         "RAY_USAGE_STATS_ENABLED": "0",
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
     }

@@ -11,5 +11,7 @@ os.environ.update(
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "Agg",
+        # As in production (infra/quiet.py): tests share the cores with whatever else runs.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 )
