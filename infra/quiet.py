@@ -20,9 +20,10 @@ QUIET_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Waiting OpenMP threads sleep instead of spinning: with one other busy program on two cores, a spinning
-        # training step is thirty times slower, a sleeping one loses nothing on an idle machine (docs/benchmarks.md).
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Waiting OpenMP threads soon sleep instead of spinning on: beside one other busy program on two cores a
+        # training step was forty times slower with the default, and is twice as slow with this; on an idle
+        # machine it costs nothing (docs/benchmarks.md).
+        "GOMP_SPINCOUNT": "1000",
         "RAY_USAGE_STATS_ENABLED": "0",
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
     }

@@ -12,6 +12,6 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "Agg",
         # As in production (infra/quiet.py): tests share the cores with whatever else runs.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",
     }
 )
