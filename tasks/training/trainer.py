@@ -82,33 +82,38 @@ class Trainer:
     def run(self) -> bool:
         """Train to the end; False when interrupted (a checkpoint is left). Raises TrainingDiverged."""
         for step in range(self._resume(), self.config.steps):
-            started = time.perf_counter()
-            loss, stop, save_is_due = self._agree(self._accumulate(step))
-            if not math.isfinite(loss):
-                self._save(step)
-                raise self._diverged("loss", loss, step)
-            learning_rate = self.config.learning_rate_at(step)
-            norm = self.engine.update(learning_rate)
-            if not math.isfinite(norm):
-                raise self._diverged("gradient norm", norm, step)
-            seconds = time.perf_counter() - started
-            done = step + 1
-            record = {
-                "step": done,
-                "tokens": done * self.config.batch_tokens,
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "gradient_norm": norm,
-            }
-            if self._is_due(done, self.config.validate_every_fraction):
-                record |= self._validate()
-            self._record(record, seconds)
-            if save_is_due or stop or self._is_due(done, self.config.checkpoint_every_fraction):
-                self._save(done)
-            if stop and done < self.config.steps:
+            stop = self.advance(step)
+            if stop and step + 1 < self.config.steps:
                 return False
         self.checkpoints.wait()
         return True
+
+    def advance(self, step: int) -> bool:
+        """Make update `step` and what is due after it; return whether the run was asked to stop."""
+        started = time.perf_counter()
+        loss, stop, save_is_due = self._agree(self._accumulate(step))
+        if not math.isfinite(loss):
+            self._save(step)
+            raise self._diverged("loss", loss, step)
+        learning_rate = self.config.learning_rate_at(step)
+        norm = self.engine.update(learning_rate)
+        if not math.isfinite(norm):
+            raise self._diverged("gradient norm", norm, step)
+        seconds = time.perf_counter() - started
+        done = step + 1
+        record = {
+            "step": done,
+            "tokens": done * self.config.batch_tokens,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+        }
+        if self._is_due(done, self.config.validate_every_fraction):
+            record |= self._validate()
+        self._record(record, seconds)
+        if save_is_due or stop or self._is_due(done, self.config.checkpoint_every_fraction):
+            self._save(done)
+        return stop
 
     def export(self) -> None:
         """Write the artifact's files from the final state (every rank calls this, the first one writes)."""

@@ -83,8 +83,10 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore.open(str(tmp_path / "artifacts"), tmp_path / "cache")
 
 
-@pytest.fixture
-def tokens(store: ArtifactStore) -> Artifact:
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    directory = tmp_path_factory.mktemp("corpus")
+    store = ArtifactStore.open(str(directory / "artifacts"), directory / "cache")
     stage = Stage("tokens", "tokens", 1, StageConfig, _write_tokens)
     return build_stage(stage, StageConfig(), {}, store).artifact
 

@@ -152,41 +152,50 @@ def test_sigterm_leaves_a_checkpoint_and_says_so(train: Train, store: ArtifactSt
     assert steps[0] == step + 1
 
 
+WHOLE = {"schedule": "constant"}
+SHARDINGS: dict[str, dict[str, Any]] = {
+    "zero-0": WHOLE | {"ranks": 2},
+    "zero-1": WHOLE | {"ranks": 2, "zero_stage": 1},
+    "zero-2": WHOLE | {"ranks": 2, "zero_stage": 2},
+    "zero-3": WHOLE | {"ranks": 2, "zero_stage": 3, "gradient_checkpointing": True},
+}
+HALF = {"tokens": 6 * 256}
+
+
+@pytest.fixture(scope="module")
+def sharded(tokens: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The whole stage and its first half, each trained by two ranks with each sharding: name -> files."""
+    configs = {name: stage_config(**options) for name, options in SHARDINGS.items()}
+    configs |= {f"half-{name}": stage_config(**(options | HALF)) for name, options in SHARDINGS.items()}
+    return train_on_two_ranks(configs, tokens, tmp_path_factory.mktemp("sharded"))
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
 def test_ranks_and_zero_stages_train_the_same_model(
-    train: Train, here: RunHere, tokens: Artifact, tmp_path: Path
+    train: Train, here: RunHere, sharded: dict[str, Path], name: str
 ) -> None:
     """The same data and the same sums, up to their order: one rank, two, and every sharding."""
-    reference = train(stage_config()).artifact
+    reference = train(stage_config(**WHOLE)).artifact
+    directory = sharded[name]
+    assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(reference), abs=1e-5)
     expected = tensors(reference)
-    shardings = {
-        "zero-0": stage_config(ranks=2),
-        "zero-1": stage_config(ranks=2, zero_stage=1),
-        "zero-2": stage_config(ranks=2, zero_stage=2),
-        "zero-3": stage_config(ranks=2, zero_stage=3, gradient_checkpointing=True),
-    }
-    for name, directory in train_on_two_ranks(shardings, tokens, tmp_path).items():
-        assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(reference), abs=1e-5), name
-        found = load_file(directory / "model/model.safetensors") | load_file(directory / "optimizer.safetensors")
-        assert found.keys() == expected.keys()
-        for key, tensor in expected.items():
-            # AdamW's first updates divide by sqrt(v) ~ |g|: tiny gradients turn rounding into differences.
-            torch.testing.assert_close(found[key], tensor, atol=1e-3, rtol=1e-3, msg=f"{name}: {key}")
+    found = load_file(directory / "model/model.safetensors") | load_file(directory / "optimizer.safetensors")
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        # AdamW's first updates divide by sqrt(v) ~ |g|: tiny gradients turn rounding into differences.
+        torch.testing.assert_close(found[key], tensor, atol=1e-3, rtol=1e-3, msg=key)
 
 
+@pytest.mark.parametrize("name", SHARDINGS)
 def test_a_checkpoint_continues_at_another_rank_count_and_sharding(
-    train: Train, here: RunHere, tokens: Artifact, tmp_path: Path
+    train: Train, here: RunHere, tokens: Artifact, sharded: dict[str, Path], name: str
 ) -> None:
     """What a sharded run left after half the updates is finished by one rank, as if it had been one run."""
-    whole = train(stage_config(schedule="constant")).artifact
-    halves = {
-        f"zero-{sharding}": stage_config(schedule="constant", tokens=6 * 256, ranks=2, zero_stage=sharding)
-        for sharding in (1, 2, 3)
-    }
-    for name, directory in train_on_two_ranks(halves, tokens, tmp_path).items():
-        job = make_job(stage_config(schedule="constant"), tokens, directory)
-        assert here(job) == 0
-        assert len(read_history(directory)) == 12
-        assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(whole), abs=1e-5), name
+    whole = train(stage_config(**WHOLE)).artifact
+    directory = sharded[f"half-{name}"]
+    assert here(make_job(stage_config(**WHOLE), tokens, directory)) == 0
+    assert len(read_history(directory)) == 12
+    assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(whole), abs=1e-5)
 
 
 def make_job(config: TrainingStageConfig, tokens: Artifact, directory: Path) -> TrainingJob:

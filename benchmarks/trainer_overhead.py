@@ -1,0 +1,137 @@
+"""What the trainer costs beside the model: tokens per second of ours and of a bare PyTorch loop, in one process.
+
+    python -m benchmarks.trainer_overhead [--context 256] [--batch 1024] [--updates 60] [--threads 2]
+
+Both train the same model on the same rows with AdamW, clipping and the same micro-batches. Ours adds DeepSpeed, the
+sampler, the record and event of every update, and checkpoints. They take turns, one update each, so that other load
+on the machine meets both alike; such load only ever adds time, so their lower quartiles are compared. The time that
+training stands still for a checkpoint is printed beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model import HybridLM, preset
+from tasks.tokenization.token_shards import write_token_shard
+from tasks.training import TrainingStageConfig, trainer
+from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed
+from tasks.training.job import TrainingJob
+from tasks.training.optimizer import adamw
+from tasks.training.sampler import Sampler
+
+WARMUP_UPDATES = 3
+
+
+def make_job(directory: Path, arguments: argparse.Namespace) -> TrainingJob:
+    """A job on random documents of 20 to 2,000 tokens."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(20, 2000, size=400)
+    documents = [generator.integers(0, 4096, size=length).tolist() for length in lengths]
+    write_token_shard(directory / "train-00000", documents, [0] * 400, lengths.tolist(), np.dtype("<u2"))
+    config = TrainingStageConfig(
+        name="benchmark",
+        context_tokens=arguments.context,
+        batch_tokens=arguments.batch,
+        tokens=arguments.batch * (arguments.updates + WARMUP_UPDATES),
+        checkpoint_every_fraction=1.0,  # measured apart
+        learning_rate=1e-3,
+        threads_per_rank=arguments.threads,
+        validation_rows=0,
+        model=preset("smoke"),
+    )
+    return TrainingJob(
+        config=config,
+        train_shards=[directory / "train-00000"],
+        validation_shards=[],
+        source_names=["random"],
+        previous=None,
+        output=directory,
+        checkpoints=directory / "checkpoints",
+    )
+
+
+def bare_loop(job: TrainingJob) -> Callable[[int], None]:
+    """A function that makes so many updates with nothing but PyTorch; the rows are in memory before."""
+    config, plan = job.config, job.config.batch_plan
+    torch.manual_seed(config.seed)
+    model = HybridLM(config.stage_model)
+    optimizer = adamw(model, betas=config.betas, epsilon=config.epsilon, weight_decay=config.weight_decay)
+    sampler = Sampler(job.training_documents(), context_tokens=config.context_tokens, seed=0, stage="benchmark")
+    micro_batches = [
+        sampler.batch(plan.first_row(step, micro, 0), plan.micro_batch)
+        for step in range(config.steps)
+        for micro in range(plan.accumulation)
+    ]
+    remaining: Iterator = iter(micro_batches)
+
+    def update(count: int) -> None:
+        for _ in range(count):
+            for _ in range(plan.accumulation):
+                batch = next(remaining)
+                loss = model.loss(batch.tokens, batch.targets, batch.document_ids) / plan.accumulation
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return update
+
+
+def measure(job: TrainingJob) -> tuple[list[float], list[float], float]:
+    """Seconds of each update, ours and the bare loop's, and seconds that one checkpoint stops ours for."""
+    deepspeed = import_deepspeed()
+    placement = start_distributed(job.config, deepspeed)
+    ours = trainer.Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
+    bare = bare_loop(job)
+    turns: tuple[list[float], list[float]] = ([], [])
+    for step in range(job.config.steps - 1):
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):  # its events
+            ours.advance(step)
+        middle = time.perf_counter()
+        bare(1)
+        turns[0].append(middle - started)
+        turns[1].append(time.perf_counter() - middle)
+    started = time.perf_counter()
+    state = ours.engine.state(job.config.steps - 1)
+    assert state is not None
+    ours.checkpoints.save(state)
+    stall = time.perf_counter() - started
+    ours.checkpoints.wait()
+    torch.distributed.destroy_process_group()
+    return turns[0][WARMUP_UPDATES:], turns[1][WARMUP_UPDATES:], stall
+
+
+def main() -> None:
+    """Measure and print one line a loop and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1024, help="tokens an update")
+    parser.add_argument("--updates", type=int, default=60, help="updates of each loop that count")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        ours, bare, stall = measure(make_job(Path(directory), arguments))
+    our_seconds, bare_seconds = (statistics.quantiles(seconds, n=4)[0] for seconds in (ours, bare))
+    print(f"context {arguments.context}, {arguments.batch} tokens an update, {arguments.threads} threads")
+    print(f"trainer           {arguments.batch / our_seconds:9,.0f} tokens/s")
+    print(f"bare loop         {arguments.batch / bare_seconds:9,.0f} tokens/s")
+    print(f"overhead          {our_seconds / bare_seconds - 1:9.1%}")
+    print(f"checkpoint stall  {stall * 1000:9,.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
