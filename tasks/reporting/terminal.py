@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from tasks.reporting import facts
 from tasks.reporting.formatting import dollars, duration, size
 from tasks.reporting.headline import headline
@@ -11,6 +13,7 @@ from tasks.reporting.summary import RunSummary, StageSummary
 MAXIMUM_LINES = 40
 _MAXIMUM_STAGES = 14
 _WIDTH = 96
+_SAMPLE_LINES = 4
 
 
 def text_summary(summary: RunSummary) -> str:
@@ -20,7 +23,7 @@ def text_summary(summary: RunSummary) -> str:
     lines += [*top.sentences, ""]
     lines += _stage_lines(summary)
     lines += [""] + [f"{figure.name:<16}{figure.value:>12}   {figure.note}".rstrip() for figure in top.figures]
-    lines += _format_lines(summary) + _registry_lines(summary) + _link_lines(summary)
+    lines += _format_lines(summary) + _registry_lines(summary) + _sample_lines(summary)
     printable = [_printable(line) for line in lines]
     return "\n".join(printable[:MAXIMUM_LINES])
 
@@ -68,6 +71,10 @@ def _registry_lines(summary: RunSummary) -> list[str]:
     return ["", f"registered      {registered.name} version {registered.version} ({aliases})"]
 
 
-def _link_lines(summary: RunSummary) -> list[str]:
-    addresses = [(title, address) for title, address in summary.links.items() if address.startswith("http")]
-    return [f"{title:<16}{address}" for title, address in addresses[:4]]
+def _sample_lines(summary: RunSummary) -> list[str]:
+    """The first sample of the model's text; the prompt in brackets."""
+    if not summary.samples:
+        return []
+    sample = summary.samples[0]
+    text = " ".join(f"[{sample.prompt.strip()}] {sample.text}".split())
+    return ["", *textwrap.wrap(f"the model writes: {text}", _WIDTH)[:_SAMPLE_LINES]]
