@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from flows.configuration import PROFILE_DIRECTORY, PipelineOverrides, load_profile, read_yaml
@@ -87,3 +88,9 @@ def test_the_form_is_typed_and_documented() -> None:
         if owner.endswith("Overrides") and not field.get("description")
     ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_fits_the_schema_that_prefect_checks_parameters_against(name: str) -> None:
+    content = load_profile(name).model_dump(mode="json", exclude_none=True)
+    jsonschema.validate(content, PipelineOverrides.model_json_schema())

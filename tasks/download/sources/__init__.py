@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema
 
 from infra.errors import ConfigurationError
 from tasks.download.sources.buckets import BucketFiles
@@ -49,6 +50,19 @@ def _tag_of(value: Any) -> str:
     return source_type_of(uri).__name__
 
 
+class _AnyOf:
+    """Say `anyOf` in the JSON schema: one source may look like several kinds to a form that cannot read uris.
+
+    Prefect checks parameters against the schema, and under `oneOf` would refuse every plain source.
+    """
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = dict(handler(schema))
+        if "oneOf" in described:
+            described["anyOf"] = described.pop("oneOf")
+        return described
+
+
 AnySource = Annotated[
     Annotated[StandardLibraryDocs, Tag("StandardLibraryDocs")]
     | Annotated[StandardLibrarySources, Tag("StandardLibrarySources")]
@@ -58,6 +72,7 @@ AnySource = Annotated[
     | Annotated[BucketFiles, Tag("BucketFiles")]
     | Annotated[LocalFiles, Tag("LocalFiles")],
     Discriminator(_tag_of),
+    _AnyOf(),
 ]
 
 __all__ = [
