@@ -94,7 +94,10 @@ class PipelineTracker:
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self._client.create_experiment(name))
+        if found:
+            return str(found.experiment_id)
+        # MLflow's own mark for the training view: runs with their metrics first, not traces and chats.
+        return str(self._client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"}))
 
     def _find_or_create(self, tags: Mapping[str, str], run_name: str) -> str:
         wanted = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in ("sam2.flow_run_id", "sam2.stage"))
