@@ -38,9 +38,7 @@ def tokens_per_second(config: ModelConfig, context: int, tokens: int, threads: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="smoke")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the preset to change"
-    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the preset to change")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens in a step, of each process")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--processes", type=int, default=1)

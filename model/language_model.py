@@ -77,9 +77,7 @@ class HybridLM(nn.Module):
         total = chunked_cross_entropy(hidden, self.lm_head, flat.clamp_min(0), weights)
         return total / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
-    def hidden_states(
-        self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def hidden_states(self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What the head reads, `[batch, time, width]`."""
         batch, time = tokens.shape
         sequence = Sequence(self.config, batch, time, tokens.device, document_ids, cache)

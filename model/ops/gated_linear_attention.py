@@ -110,9 +110,7 @@ class _ChunkedForm(torch.autograd.Function):
         if documents is not None:
             outputs *= documents.reached
         _add_product(outputs, scores, values)
-        ctx.save_for_backward(
-            scaled_query, scaled_key, values, scores, grown, states, from_middle, to_last, over_chunk
-        )
+        ctx.save_for_backward(scaled_query, scaled_key, values, scores, grown, states, from_middle, to_last, over_chunk)
         ctx.documents, ctx.below, ctx.scale, ctx.time = documents, below, scale, time
         return _time_major(outputs, time, factor=scale), states[-1].clone()
 

@@ -22,9 +22,7 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> RotaryTable
     if positions.dim() == 1:
         angles = angles.unsqueeze(0)
     cosine, sine = angles.cos(), angles.sin()
-    return RotaryTables(
-        torch.cat([cosine, cosine], dim=-1).unsqueeze(2), torch.cat([-sine, sine], dim=-1).unsqueeze(2)
-    )
+    return RotaryTables(torch.cat([cosine, cosine], dim=-1).unsqueeze(2), torch.cat([-sine, sine], dim=-1).unsqueeze(2))
 
 
 def rotate(heads: Tensor, tables: RotaryTables) -> Tensor:

@@ -18,9 +18,7 @@ def filled(miniature: HybridLM, tokens: Tensor) -> Cache:
 
 
 @torch.no_grad()
-def test_a_restored_cache_continues_as_if_nothing_happened(
-    miniature: HybridLM, tokens: Tensor, filled: Cache
-) -> None:
+def test_a_restored_cache_continues_as_if_nothing_happened(miniature: HybridLM, tokens: Tensor, filled: Cache) -> None:
     snapshot = filled.clone()
     expected = miniature(tokens[:, :5], cache=filled)
     miniature(tokens[:, 5:40], cache=filled)

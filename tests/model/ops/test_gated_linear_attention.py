@@ -93,9 +93,7 @@ def test_split_sequence_and_single_steps_continue_the_state() -> None:
         output, state = chunk_gated_linear_attention(*piece, initial_state=state)
         parts.append(output)
     for step in range(80, 90):
-        output, state = step_gated_linear_attention(
-            query[:, step], key[:, step], value[:, step], decay[:, step], state
-        )
+        output, state = step_gated_linear_attention(query[:, step], key[:, step], value[:, step], decay[:, step], state)
         parts.append(output.unsqueeze(1))
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(state, final, atol=1e-5, rtol=1e-5)

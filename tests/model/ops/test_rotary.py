@@ -23,9 +23,7 @@ def test_channels_turn_in_half_split_pairs() -> None:
     heads = torch.zeros(1, 1, 1, 4)
     heads[..., 0] = 1.0
     turned = rotate(heads, rotary_tables(torch.tensor([1]), 4, 10_000.0)).flatten()
-    torch.testing.assert_close(
-        turned, torch.tensor([torch.cos(torch.tensor(1.0)), 0, torch.sin(torch.tensor(1.0)), 0])
-    )
+    torch.testing.assert_close(turned, torch.tensor([torch.cos(torch.tensor(1.0)), 0, torch.sin(torch.tensor(1.0)), 0]))
 
 
 def test_positions_may_differ_by_row() -> None:
