@@ -84,7 +84,6 @@ def checkpoint_written(root: Path) -> bool:
     [
         ("filtered_documents", kill_engine),
         ("unique_documents", kill_worker),
-        ("tokens", kill_engine),
         (TRAINED_KIND, kill_trainer),
     ],
 )
