@@ -100,7 +100,9 @@ def run(
 
     changes = parse_assignments(set_ or [])
     load_profile(profile, changes)  # a mistake is told here, before any server is asked
-    parameters: dict[str, Any] = {"profile": profile, "dry_run": dry_run}
+    parameters: dict[str, Any] = {"profile": profile}
+    if dry_run:
+        parameters["dry_run"] = True
     if changes:
         parameters["overrides"] = changes
     settings = _settings(prefect_port, mlflow_port)

@@ -28,9 +28,11 @@ def train(steps: int, seconds: float) -> int:
 @flow(name="sam2-full-pipeline")
 def full_pipeline(profile: str = "smoke", overrides: dict | None = None) -> int:
     chosen = overrides or {}
-    if chosen.get("fail"):
+    # `sam2 run` lets only fields of the real configuration through: the description says what to do.
+    if chosen.get("description") == "fail":
         raise RuntimeError("asked to fail")
-    return train(chosen.get("steps", 2), chosen.get("seconds", 0.1))
+    steps = 3 if chosen.get("description") == "three steps" else 2
+    return train(chosen.get("steps", steps), chosen.get("seconds", 0.1))
 """
 
 

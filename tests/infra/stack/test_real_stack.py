@@ -118,7 +118,7 @@ def test_a_stack_that_cannot_have_its_port_starts_nothing(settings: StackSetting
 
 @pytest.mark.usefixtures("state")
 def test_run_prints_progress_and_links_and_exits_with_success(settings: StackSettings) -> None:
-    result = command("sam2", "run", "--set", "steps=3", cwd=settings.project)
+    result = command("sam2", "run", "--set", "description=three steps", cwd=settings.project)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "step 2" in result.stdout
     assert "training: 100%" in result.stdout
@@ -129,7 +129,7 @@ def test_run_prints_progress_and_links_and_exits_with_success(settings: StackSet
 def test_a_failed_run_exits_with_1_and_tells_the_cause_and_the_next_one_knows(
     settings: StackSettings, runs: PrefectRuns
 ) -> None:
-    result = command("sam2", "run", "--set", "fail=true", cwd=settings.project)
+    result = command("sam2", "run", "--set", "description=fail", cwd=settings.project)
     assert result.returncode == 1
     assert "asked to fail" in result.stdout
     assert f"sam2 retry {runs.latest(1)[0].name}" in result.stdout
