@@ -19,16 +19,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
+from infra.quiet import apply_quiet_environment
 
-from model import HybridLM, preset
-from tasks.tokenization.token_shards import write_token_shard
-from tasks.training import TrainingStageConfig, trainer
-from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed
-from tasks.training.job import TrainingJob
-from tasks.training.optimizer import adamw
-from tasks.training.sampler import Sampler
+apply_quiet_environment()  # before torch is loaded: OpenMP reads how long to spin only then
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from model import HybridLM, preset  # noqa: E402
+from tasks.tokenization.token_shards import write_token_shard  # noqa: E402
+from tasks.training import TrainingStageConfig, trainer  # noqa: E402
+from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed  # noqa: E402
+from tasks.training.job import TrainingJob  # noqa: E402
+from tasks.training.optimizer import adamw  # noqa: E402
+from tasks.training.sampler import Sampler  # noqa: E402
 
 WARMUP_UPDATES = 3
 
