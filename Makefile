@@ -60,7 +60,7 @@ bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lock: $(STAMP) ## resolve constraints.txt anew from pyproject.toml, into constraints.new
-	$(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(BIN)/uv pip compile pyproject.toml --extra dev --extra cloud \
+	$(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(BIN)/uv pip compile pyproject.toml --extra dev --extra cloud --extra bench \
 		--no-header --no-annotate --no-emit-find-links --upgrade -o constraints.new
 	sed -i 's/+cpu$$//' constraints.new
 	@echo "compare constraints.new with constraints.txt, run the tests, then replace it"
