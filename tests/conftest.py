@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
+
 os.environ.update(
     {
         "DO_NOT_TRACK": "true",
@@ -15,3 +17,7 @@ os.environ.update(
         "GOMP_SPINCOUNT": "1000",
     }
 )
+
+# A first example may compile a kernel or load a model: how long one takes says nothing.
+hypothesis.settings.register_profile("pipeline", deadline=None)
+hypothesis.settings.load_profile("pipeline")
