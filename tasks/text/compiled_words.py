@@ -12,10 +12,11 @@ from tasks.text.hashing import GOLDEN_GAMMA, RUN_BASE, WORD_BASE, Hashes, mix_on
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
+_NONE = np.int64(-1)
 
 
 @compiled_inline
-def decode(buffer: Bytes, place: int, end: int) -> tuple[int, int]:
+def decode(buffer: Bytes, place: np.int64, end: np.int64) -> tuple[np.int64, np.int64]:
     """Code point at `place` and its bytes; (-1, 1) where no valid UTF-8 sequence begins (RFC 3629)."""
     first = np.int64(buffer[place])
     code, width = np.int64(-1), np.int64(1)
@@ -57,8 +58,9 @@ def find_words(
     count = 0
     for text in range(len(offsets) - 1):
         first[text] = count
-        place, end = offsets[text], offsets[text + 1]
-        value, start = _ZERO, np.int64(-1)
+        place: np.int64 = offsets[text]
+        end: np.int64 = offsets[text + 1]
+        value, start = _ZERO, _NONE
         while place < end:
             code, width = np.int64(buffer[place]), np.int64(1)
             if code >= 0x80:
@@ -70,7 +72,7 @@ def find_words(
             elif start >= 0:
                 starts[count], ends[count], hashes[count] = start, place, mix_one(value)
                 count += 1
-                start = np.int64(-1)
+                start = _NONE
             place += width
         if start >= 0:
             starts[count], ends[count], hashes[count] = start, end, mix_one(value)

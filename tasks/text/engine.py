@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from infra.errors import ConfigurationError
 
@@ -58,10 +58,9 @@ def compiled_inline(function: FunctionT) -> FunctionT:
     return _compile(function, inline="always")
 
 
-def _compile(function: FunctionT, inline: str) -> FunctionT:
+def _compile(function: FunctionT, inline: Literal["never", "always"]) -> FunctionT:
     if importlib.util.find_spec("numba") is None:
         return function
     import numba
 
-    jitted: FunctionT = numba.njit(cache=True, nogil=True, inline=inline)(function)
-    return jitted
+    return cast(FunctionT, numba.njit(cache=True, nogil=True, inline=inline)(function))
