@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from infra.errors import ConfigurationError
 from tasks.download.sources.buckets import BucketFiles
+from tasks.download.sources.debian_packages import DebianPackages
 from tasks.download.sources.local_files import LocalFiles
 from tasks.download.sources.python_environment import InstalledDocs, StandardLibraryDocs, StandardLibrarySources
 from tasks.download.sources.source import Source
@@ -27,6 +28,7 @@ SOURCE_TYPES: dict[str, type[Source]] = {
     "https://": WebFile,
     "http://": WebFile,
     "s3://": BucketFiles,
+    "debian://": DebianPackages,
     "file://": LocalFiles,
 }
 
@@ -70,6 +72,7 @@ AnySource = Annotated[
     | Annotated[WheelSource, Tag("WheelSource")]
     | Annotated[WebFile, Tag("WebFile")]
     | Annotated[BucketFiles, Tag("BucketFiles")]
+    | Annotated[DebianPackages, Tag("DebianPackages")]
     | Annotated[LocalFiles, Tag("LocalFiles")],
     Discriminator(_tag_of),
     _AnyOf(),
@@ -79,6 +82,7 @@ __all__ = [
     "SOURCE_TYPES",
     "AnySource",
     "BucketFiles",
+    "DebianPackages",
     "InstalledDocs",
     "LocalFiles",
     "Source",

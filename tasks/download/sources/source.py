@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,3 +39,16 @@ class Source(BaseModel):
     @abstractmethod
     def records(self, cache_directory: Path) -> Iterator[Record]:
         """The source's records in a fixed order; raises SourceError naming the source."""
+
+
+@dataclass(frozen=True)
+class LicensedRecord(Record):
+    """A record whose licence is known better than its source's."""
+
+    licence: str = ""
+
+
+def licence_of(record: Record, source: Source) -> str:
+    """The licence noted with a document: the record's own where it has one, else its source's."""
+    own = record.licence if isinstance(record, LicensedRecord) else ""
+    return own or source.licence
