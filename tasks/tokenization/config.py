@@ -31,6 +31,6 @@ class TokenizationConfig(StageConfig):
     )
     minimum_validation_documents: int = Field(default=16, ge=0, description="held-out documents even of a small corpus")
     self_check_documents: int = Field(
-        default=20, ge=0, description="documents per shard that are decoded again and compared with their text"
+        default=20, ge=0, description="documents per shard that the reference engine encodes too, to compare the ids"
     )
     workers: int = run_argument(2, "processes that encode shards at the same time", ge=1)

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
-import xxhash
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.artifacts import Artifact, Stage, StageContext, StageResult
-from infra.errors import ConfigurationError, PipelineError
+from infra.errors import ConfigurationError
 from infra.storage.checksum import checksum_file
 from infra.storage.local import atomic_file
 from tasks.charts import plain_bars
 from tasks.documents import PLOTS, carried_statistics, document_shards, only_input, read_table
-from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
+from tasks.sharded_work import ProgressSpan, ShardWorkers
 from tasks.tokenization.config import TokenizationConfig
-from tasks.tokenization.token_shards import SOURCES_FILE, token_dtype, write_token_shard
-from tasks.tokenization.tokenizer import (
-    LoadedTokenizer,
-    encode_batch,
-    load_tokenizer,
-    save_tokenizer,
-    train_tokenizer,
-)
+from tasks.tokenization.encoding import SPLITS, EncodeUnit, document_hashes, encode_shard
+from tasks.tokenization.engines import close_engines
+from tasks.tokenization.token_shards import SOURCES_FILE
+from tasks.tokenization.tokenizer import LoadedTokenizer, load_tokenizer, save_tokenizer
+from tasks.tokenization.training import train_on_sample, training_bound
 
 TOKENIZER_FILE = "tokenizer.json"
-SPLITS = ("train", "validation")
-_BATCH_DOCUMENTS = 256
 _HASH_SPACE = 1 << 64
-
-
-@dataclass(frozen=True)
-class EncodeUnit:
-    """One document shard to encode. Documents hashing below `validation_below` are held out."""
-
-    documents: Path
-    directory: Path
-    number: int
-    tokenizer: Path
-    end_of_text: str
-    source_numbers: dict[str, int]
-    validation_below: int
-    self_check_documents: int
 
 
 def run(context: StageContext[TokenizationConfig]) -> StageResult:
@@ -58,9 +39,8 @@ def run(context: StageContext[TokenizationConfig]) -> StageResult:
     tokenizer_path = context.directory / TOKENIZER_FILE
     context.report(0.01, "preparing the tokenizer", None)
     _provide_tokenizer(context, shards, hashes, tokenizer_path)
-    source_numbers = {name: number for number, name in enumerate(sorted(set(sources)))}
     with atomic_file(context.directory / SOURCES_FILE) as stream:
-        stream.write(orjson.dumps(list(source_numbers)))
+        stream.write(orjson.dumps(sources))
     below = _validation_bound(hashes, config)
     units = {
         name: EncodeUnit(
@@ -69,61 +49,33 @@ def run(context: StageContext[TokenizationConfig]) -> StageResult:
             number,
             tokenizer_path,
             config.end_of_text,
-            source_numbers,
+            tuple(sources),
             below,
             config.self_check_documents,
         )
         for number, (name, path) in enumerate(shards.items())
     }
-    with ShardWorkers(context, config.workers) as workers:
-        figures = workers.run(ProgressSpan("encoding", 0.3, 0.97), units, encode_shard)
-    return _result(context, artifact, figures, load_tokenizer(tokenizer_path, config.end_of_text), list(source_numbers))
+    try:
+        with ShardWorkers(context, config.workers) as workers:
+            figures = workers.run(ProgressSpan("encoding", 0.3, 0.97), units, encode_shard)
+    finally:
+        close_engines()
+    _warn_of_fallbacks(context, figures)
+    return _result(context, artifact, figures, load_tokenizer(tokenizer_path, config.end_of_text), sources)
 
 
-def encode_shard(unit: EncodeUnit) -> UnitOutput:
-    """Encode one document shard into a train and a validation shard (empty ones are not written)."""
-    # One thread a process: the workers are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    loaded = load_tokenizer(unit.tokenizer, unit.end_of_text)
-    table = read_table(unit.documents, ["id", "text", "source"])
-    texts = table.column("text").to_pylist()
-    documents = list(_encode(loaded, texts))
-    _self_check(unit, loaded, texts, documents)
-    held_out = [document_hash(identity) < unit.validation_below for identity in table.column("id").to_pylist()]
-    sources = table.column("source").to_pylist()
-    sizes = [len(text.encode()) for text in texts]
-    files: list[Path] = []
-    statistics: dict[str, Any] = {}
-    for split in SPLITS:
-        rows = [row for row, is_held_out in enumerate(held_out) if is_held_out == (split == "validation")]
-        if rows:
-            files += write_token_shard(
-                unit.directory / f"{split}-{unit.number:05d}",
-                [documents[row] for row in rows],
-                [unit.source_numbers[sources[row]] for row in rows],
-                [sizes[row] for row in rows],
-                token_dtype(loaded.vocabulary_size),
-            )
-        statistics[split] = _split_figures(rows, sources, documents, sizes)
-    return UnitOutput(tuple(files), statistics)
-
-
-def document_hash(identity: str) -> int:
-    """64 bits that decide a document's split and whether the tokenizer is trained on it."""
-    return xxhash.xxh3_64_intdigest(identity.encode())
-
-
-def _document_hashes(shards: Mapping[str, Path]) -> tuple[list[int], list[str]]:
-    hashes: list[int] = []
-    sources: list[str] = []
+def _document_hashes(shards: Mapping[str, Path]) -> tuple[npt.NDArray[np.uint64], list[str]]:
+    """[documents] hash of every document, and the names of all sources."""
+    hashes = [np.zeros(0, np.uint64)]
+    sources: set[str] = set()
     for path in shards.values():
         table = read_table(path, ["id", "source"])
-        hashes += [document_hash(identity) for identity in table.column("id").to_pylist()]
-        sources += table.column("source").to_pylist()
-    return hashes, sources
+        hashes.append(document_hashes(table.column("id")))
+        sources.update(pc.unique(table.column("source")).to_pylist())
+    return np.concatenate(hashes), sorted(sources)
 
 
-def _validation_bound(hashes: list[int], config: TokenizationConfig) -> int:
+def _validation_bound(hashes: npt.NDArray[np.uint64], config: TokenizationConfig) -> int:
     """Documents whose hash is below this are held out: the wanted share, but at least the wanted number."""
     by_share = int(config.validation_fraction * _HASH_SPACE)
     wanted = config.minimum_validation_documents
@@ -132,11 +84,14 @@ def _validation_bound(hashes: list[int], config: TokenizationConfig) -> int:
             f"the corpus has {len(hashes)} documents and {wanted} are to be held out.",
             "lower `minimum_validation_documents`, or use more data.",
         )
-    return max(by_share, sorted(hashes)[wanted - 1] + 1 if wanted else 0)
+    return max(by_share, int(np.partition(hashes, wanted - 1)[wanted - 1]) + 1 if wanted else 0)
 
 
 def _provide_tokenizer(
-    context: StageContext[TokenizationConfig], shards: Mapping[str, Path], hashes: list[int], path: Path
+    context: StageContext[TokenizationConfig],
+    shards: Mapping[str, Path],
+    hashes: npt.NDArray[np.uint64],
+    path: Path,
 ) -> None:
     """Put tokenizer.json in place: copied, or trained on a sample chosen by document hash."""
     config = context.config
@@ -151,62 +106,20 @@ def _provide_tokenizer(
         return
     if context.shards.is_done("tokenizer"):
         return
-    bound = _training_bound(shards, hashes, config)
-    save_tokenizer(train_tokenizer(_training_texts(shards, bound), config), path)
+    bound = training_bound(shards, hashes, config.training_sample_bytes)
+    trained = train_on_sample(
+        shards, bound, config, lambda share, message: context.report(0.01 + 0.28 * share, message, None)
+    )
+    save_tokenizer(trained, path)
     context.shards.finish("tokenizer", [path])
 
 
-def _training_bound(shards: Mapping[str, Path], hashes: list[int], config: TokenizationConfig) -> int:
-    """Train on the documents with the highest hashes: never the held-out ones while there are others."""
-    total = sum(len(text.encode()) for path in shards.values() for text in _texts(path))
-    share = min(config.training_sample_bytes / max(total, 1), 1.0)
-    ordered = sorted(hashes)
-    return ordered[int(len(ordered) * (1 - share))] if share < 1 else 0
-
-
-def _training_texts(shards: Mapping[str, Path], bound: int) -> Iterator[str]:
-    for path in shards.values():
-        table = read_table(path, ["id", "text"])
-        for identity, text in zip(table.column("id").to_pylist(), table.column("text").to_pylist(), strict=True):
-            if document_hash(identity) >= bound:
-                yield text
-
-
-def _texts(path: Path) -> list[str]:
-    texts: list[str] = read_table(path, ["text"]).column("text").to_pylist()
-    return texts
-
-
-def _encode(loaded: LoadedTokenizer, texts: list[str]) -> Iterator[list[int]]:
-    for start in range(0, len(texts), _BATCH_DOCUMENTS):
-        for ids in encode_batch(loaded.tokenizer, texts[start : start + _BATCH_DOCUMENTS]):
-            ids.append(loaded.end_of_text)
-            yield ids
-
-
-def _self_check(unit: EncodeUnit, loaded: LoadedTokenizer, texts: list[str], documents: list[list[int]]) -> None:
-    """Decode evenly spread documents and compare: a silent loss here would be trained on."""
-    step = max(1, len(texts) // max(unit.self_check_documents, 1))
-    for row in range(0, len(texts), step)[: unit.self_check_documents]:
-        decoded = loaded.tokenizer.decode(documents[row][:-1], skip_special_tokens=False)
-        if decoded != texts[row]:
-            raise PipelineError(
-                f"tokenizer '{unit.tokenizer}' does not give back document {row} of '{unit.documents}'.",
-                "use a byte-level tokenizer without normalisation.",
-            )
-
-
-def _split_figures(
-    rows: list[int], sources: list[str], documents: list[list[int]], sizes: list[int]
-) -> dict[str, dict[str, int]]:
-    tokens: Counter[str] = Counter()
-    text_bytes: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for row in rows:
-        tokens[sources[row]] += len(documents[row])
-        text_bytes[sources[row]] += sizes[row]
-        counts[sources[row]] += 1
-    return {"tokens": dict(tokens), "bytes": dict(text_bytes), "documents": dict(counts)}
+def _warn_of_fallbacks(context: StageContext[TokenizationConfig], figures: Mapping[str, dict[str, Any]]) -> None:
+    """Say once for each reason that shards were encoded by the slow reference engine."""
+    reasons = Counter(figure["encoding"]["difference"] for figure in figures.values())
+    for reason, shards in sorted(reasons.items()):
+        if reason:
+            context.log.warning("%s; `tokenizers` encoded %d of %d shards instead.", reason, shards, len(figures))
 
 
 def _result(
@@ -222,6 +135,7 @@ def _result(
     tokens = {split: sum(totals[split]["tokens"].values()) for split in SPLITS}
     text_bytes = sum(sum(totals[split]["bytes"].values()) for split in SPLITS)
     all_tokens = sum(tokens.values())
+    engines = _engine_rows(figures)
     per_source = [sum(totals[split]["tokens"][source] for split in SPLITS) for source in sources]
     plain_bars(context.directory / PLOTS / "tokens_by_source.png", "Tokens by source", "tokens", sources, per_source)
     return StageResult(
@@ -231,6 +145,8 @@ def _result(
             "tokens/validation": tokens["validation"],
             "tokens/bytes_per_token": text_bytes / max(all_tokens, 1),
             "tokens/vocabulary_size": loaded.vocabulary_size,
+            "tokens/fallback_shards": sum(row["Shards"] for row in engines if row["Reason"]),
+            "tokens/altered_documents": sum(row["Changed by normalisation"] for row in engines),
             **{f"tokens/source/{source}": count for source, count in zip(sources, per_source, strict=True)},
         },
         tables={
@@ -245,7 +161,8 @@ def _result(
                     ),
                 }
                 for place, source in enumerate(sources)
-            ]
+            ],
+            "encoding": engines,
         },
         statistics={
             "splits": {split: {key: dict(value) for key, value in totals[split].items()} for split in SPLITS},
@@ -254,6 +171,22 @@ def _result(
             "carried": dict(carried_statistics(artifact)),
         },
     )
+
+
+def _engine_rows(figures: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each engine and reason: shards, documents compared with the reference, documents changed."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for figure in figures.values():
+        encoding = figure["encoding"]
+        row = rows.setdefault(
+            (encoding["engine"], encoding["difference"]),
+            {"Engine": encoding["engine"], "Shards": 0, "Documents compared": 0, "Changed by normalisation": 0},
+        )
+        row["Shards"] += 1
+        row["Documents compared"] += encoding["compared"]
+        row["Changed by normalisation"] += encoding["altered"]
+        row["Reason"] = encoding["difference"]
+    return [rows[key] for key in sorted(rows)]
 
 
 def _summed(figures: Mapping[str, dict[str, Any]], split: str, key: str) -> Counter[str]:

@@ -11,12 +11,13 @@ document boundaries (uint64), lengths in tokens (int32 each), byte offsets (int6
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,54 @@ def _corrupted(path: Path, what: str) -> ArtifactCorrupted:
     )
 
 
+class TokenShardWriter:
+    """Appends documents to a shard's `.bin` as they come; only their lengths stay in memory."""
+
+    def __init__(self, stream: BinaryIO, dtype: np.dtype[Any]) -> None:
+        self._stream = stream
+        self.dtype = dtype
+        self.lengths: list[npt.NDArray[np.int64]] = []
+        self.sources: list[npt.NDArray[np.int32]] = []
+        self.document_bytes: list[npt.NDArray[np.int64]] = []
+
+    def append(
+        self,
+        documents: Sequence[npt.NDArray[Any]],
+        source_numbers: npt.NDArray[Any],
+        document_bytes: npt.NDArray[Any],
+        end: int | None = None,
+    ) -> None:
+        """Add documents of token ids ([tokens] each), each closed with token `end`; ids must fit the shard's type."""
+        closing = np.array([] if end is None else [end], self.dtype)
+        parts = [part for ids in documents for part in (ids, closing)]
+        if parts:
+            self._stream.write(np.concatenate(parts).astype(self.dtype, copy=False).data)
+        self.lengths.append(np.array([len(ids) + len(closing) for ids in documents], np.int64))
+        self.sources.append(source_numbers.astype(np.int32))
+        self.document_bytes.append(document_bytes.astype(np.int64))
+
+
+@contextmanager
+def open_token_shard(prefix: Path, dtype: np.dtype[Any]) -> Iterator[TokenShardWriter]:
+    """Write the four files of a shard (see `shard_files`); nothing stays when the block ends with an exception."""
+    bin_path, index_path, sources_path, bytes_path = shard_files(prefix)
+    with atomic_file(bin_path) as stream:
+        writer = TokenShardWriter(stream, dtype)
+        yield writer
+    lengths = _joined(writer.lengths, np.int64).astype(np.int32)
+    with atomic_file(index_path) as stream:
+        stream.write(ShardIndex.of_lengths(lengths, dtype).encode())
+    with atomic_file(sources_path) as stream:
+        np.save(stream, _joined(writer.sources, np.int32))
+    with atomic_file(bytes_path) as stream:
+        np.save(stream, _joined(writer.document_bytes, np.int64))
+
+
+def shard_files(prefix: Path) -> list[Path]:
+    """Paths of a shard's files; `prefix` is their path without suffix."""
+    return [prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx", ".sources.npy", ".bytes.npy")]
+
+
 def write_token_shard(
     prefix: Path,
     documents: Sequence[Sequence[int]],
@@ -101,19 +150,15 @@ def write_token_shard(
     document_bytes: Sequence[int],
     dtype: np.dtype[Any],
 ) -> list[Path]:
-    """Write the four files of a shard (`prefix` is their path without suffix); return their paths."""
-    lengths = np.array([len(ids) for ids in documents], np.int32)
-    paths = [prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx", ".sources.npy", ".bytes.npy")]
-    with atomic_file(paths[0]) as stream:
-        for ids in documents:
-            stream.write(np.array(ids, dtype).tobytes())
-    with atomic_file(paths[1]) as stream:
-        stream.write(ShardIndex.of_lengths(lengths, dtype).encode())
-    with atomic_file(paths[2]) as stream:
-        np.save(stream, np.array(source_numbers, np.int32))
-    with atomic_file(paths[3]) as stream:
-        np.save(stream, np.array(document_bytes, np.int64))
-    return paths
+    """Write a shard of documents that are already lists of ids; return its files' paths."""
+    with open_token_shard(prefix, dtype) as writer:
+        arrays = [np.array(ids, dtype) for ids in documents]
+        writer.append(arrays, np.array(source_numbers, np.int32), np.array(document_bytes, np.int64))
+    return shard_files(prefix)
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]], dtype: type[Any]) -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
 
 class TokenShard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -28,10 +29,10 @@ class LoadedTokenizer:
     tokenizer: Tokenizer
     end_of_text: int
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        """Tokens, special ones included."""
-        return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
+        """One more than the largest id, special tokens included (a vocabulary may have gaps)."""
+        return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)) + 1
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizationConfig) -> Tokenizer:
@@ -58,7 +59,8 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 def load_tokenizer(path: Path, end_of_text: str) -> LoadedTokenizer:
     """Load and check a tokenizer.json.
 
-    Raises ConfigurationError when it cannot be read, has no end-of-text token, or changes text.
+    Raises ConfigurationError when it cannot be read, has no end-of-text token, takes text for
+    that token, or changes text.
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -76,8 +78,14 @@ def load_tokenizer(path: Path, end_of_text: str) -> LoadedTokenizer:
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    for probe in _PROBES:
-        if tokenizer.decode(encode_batch(tokenizer, [probe])[0], skip_special_tokens=False) != probe:
+    for probe in (*_PROBES, f"an {end_of_text} in text"):
+        ids = encode_batch(tokenizer, [probe])[0]
+        if end in ids:
+            raise ConfigurationError(
+                f"tokenizer '{path}' ends a document at the text '{end_of_text}'.",
+                "mark that token as special in its `added_tokens`.",
+            )
+        if tokenizer.decode(ids, skip_special_tokens=False) != probe:
             raise ConfigurationError(
                 f"tokenizer '{path}' does not give back the text {probe!r}.", "use a byte-level tokenizer."
             )
