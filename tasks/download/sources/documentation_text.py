@@ -123,6 +123,7 @@ _PARAGRAPH_ELEMENTS = _names(
 )
 _LINE_ELEMENTS = _names("br li tr dt dd item entry row option caption th figcaption")
 _VERBATIM_ELEMENTS = _names("pre programlisting screen listing textarea")
+_TAG = re.compile(r"<(/)?(?:[A-Za-z][\w.-]{0,40}:)?([A-Za-z][\w-]{0,40})")
 _WHITESPACE = re.compile(r"[ \t\r\n\f]+")
 _BLANKS_AT_LINE_END = re.compile(r"[ \t]+\n")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -142,19 +143,20 @@ def markup_to_text(source: str) -> str:
         opening = source.find("<", place)
         stretch = source[place : opening if opening >= 0 else len(source)]
         if stretch:
-            pieces.append(stretch if verbatim else _WHITESPACE.sub(" ", stretch))
+            pieces.append(stretch if verbatim else _filled(stretch, pieces))
         if opening < 0:
             break
         place, literal = _after_declaration(source, opening, unclosed)
         if place > opening:
             pieces.append(literal)
             continue
-        place = _tag_end(source, opening)
-        name, is_closing = _tag_name(source[opening + 1 : place])
-        if not name:
+        tag = _TAG.match(source, opening)
+        if tag is None:
             pieces.append("<")
             place = opening + 1
             continue
+        place = _tag_end(source, opening)
+        is_closing, name = bool(tag.group(1)), tag.group(2).lower()
         if name in _PARAGRAPH_ELEMENTS:
             pieces.append("\n\n")
         elif name in _LINE_ELEMENTS:
@@ -170,6 +172,12 @@ def markup_to_text(source: str) -> str:
             else:
                 place = closed.end()
     return _tidy(html.unescape("".join(pieces)))
+
+
+def _filled(stretch: str, before: list[str]) -> str:
+    """Running text with single blanks, none at the beginning of a line."""
+    text = _WHITESPACE.sub(" ", stretch)
+    return text.lstrip(" ") if not before or before[-1].endswith("\n") else text
 
 
 def _after_declaration(source: str, opening: int, unclosed: set[str]) -> tuple[int, str]:
@@ -205,18 +213,9 @@ def _tag_end(source: str, opening: int) -> int:
     return stop + 1
 
 
-def _tag_name(tag: str) -> tuple[str, bool]:
-    is_closing = tag.startswith("/")
-    match = _TAG_NAME.match(tag, 1 if is_closing else 0)
-    return (match.group(1).lower() if match else ""), is_closing
-
-
-_TAG_NAME = re.compile(r"(?:[A-Za-z][\w.-]{0,40}:)?([A-Za-z][\w-]{0,40})")
-
-
 def _tidy(text: str) -> str:
-    text = _BLANKS_AT_LINE_END.sub("\n", text.replace("\r\n", "\n").replace("\n ", "\n"))
-    return _BLANK_LINES.sub("\n\n", text).strip()
+    text = _BLANKS_AT_LINE_END.sub("\n", text.replace("\r\n", "\n"))
+    return _BLANK_LINES.sub("\n\n", text).strip("\n").rstrip()
 
 
 # man pages
