@@ -163,7 +163,8 @@ def _explained_failure() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise EngineFailed(f"gigatoken fails: {str(error)[:300]}") from error
+            first_line = str(error).partition("\n")[0]
+            raise EngineFailed(f"gigatoken fails: {first_line or type(error).__name__}") from error
         raise
 
 
