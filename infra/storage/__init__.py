@@ -4,10 +4,16 @@ Public surface: `Storage` (the interface), `LocalStorage`, `S3Storage`, `open_st
 `checksum_bytes`, `checksum_file`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from infra.storage.checksum import checksum_bytes, checksum_file
 from infra.storage.interface import Storage, StoredFile, open_storage
 from infra.storage.local import LocalStorage
-from infra.storage.s3 import S3Storage
+
+if TYPE_CHECKING:
+    from infra.storage.s3 import S3Storage
 
 __all__ = [
     "LocalStorage",
@@ -18,3 +24,12 @@ __all__ = [
     "checksum_file",
     "open_storage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # boto3 takes a third of a second to import, and most programs store locally.
+    if name == "S3Storage":
+        from infra.storage.s3 import S3Storage
+
+        return S3Storage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

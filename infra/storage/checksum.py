@@ -6,6 +6,7 @@ wheel, say) is pinned by SHA-256 where it enters.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import xxhash
@@ -20,8 +21,15 @@ def checksum_bytes(data: bytes) -> str:
 
 def checksum_file(path: Path) -> str:
     """Return `xxh3_128:<hex>` of a file's content; raises OSError when it cannot be read."""
-    digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
+        return checksum_descriptor(stream.fileno())
+
+
+def checksum_descriptor(descriptor: int) -> str:
+    """The same of an open file, from its beginning; its position stays where it is."""
+    digest = xxhash.xxh3_128()
+    offset = 0
+    while block := os.pread(descriptor, _BLOCK_BYTES, offset):
+        digest.update(block)
+        offset += len(block)
     return f"xxh3_128:{digest.hexdigest()}"

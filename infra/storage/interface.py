@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +58,15 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove `key`; not an error when it is already gone."""
 
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove every one of `keys`, as `delete` does."""
+
+    def discard_unfinished(self, prefix: str = "") -> int:
+        """Remove what killed writers left below `prefix`, and return how many pieces there were.
+
+        Only for whoever alone may write there: another's unfinished write would be lost.
+        """
+
     def local_path(self, key: str) -> Path | None:
         """Where `key` is (or would be) on this machine's disk, or None for remote storage."""
 
@@ -68,9 +77,10 @@ def open_storage(uri: str) -> Storage:
     Raises ConfigurationError for any other scheme.
     """
     from infra.storage.local import LocalStorage
-    from infra.storage.s3 import S3Storage
 
     if uri.startswith("s3://"):
+        from infra.storage.s3 import S3Storage  # boto3 takes a third of a second to import
+
         return S3Storage.from_uri(uri)
     if "://" in uri and not uri.startswith("file://"):
         raise ConfigurationError(

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -133,9 +133,9 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         # Walk only the directory that the prefix names, not the whole store.
         start = self.root / prefix.rpartition("/")[0]
-        paths = sorted(path for path in start.rglob("*") if path.is_file()) if start.is_dir() else []
-        for path in paths:
-            key = path.relative_to(self.root).as_posix()
+        paths = (path for path in start.rglob("*") if path.is_file()) if start.is_dir() else iter(())
+        # Sorted as keys, not as paths: "a-b" comes before "a/b" in S3's order.
+        for key, path in sorted((path.relative_to(self.root).as_posix(), path) for path in paths):
             if key.startswith(prefix) and not path.name.startswith(_TEMPORARY_PREFIX):
                 yield StoredFile(key, path.stat().st_size)
 
@@ -144,6 +144,16 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.delete(key)
+
+    def discard_unfinished(self, prefix: str = "") -> int:
+        left = sorted((self.root / prefix).rglob(f"{_TEMPORARY_PREFIX}*"))
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
 
     @contextmanager
     def _guard(self, key: str) -> Iterator[None]:

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
 from infra.errors import ConfigurationError, SourceError
 from infra.storage.interface import StoredFile
-from infra.storage.local import atomic_file
+from infra.storage.s3_bucket import Bucket, Retry
+from infra.storage.s3_conditions import ConditionalWrites
+from infra.storage.s3_errors import REQUEST_ERRORS
+from infra.storage.s3_transfer import abort_uploads, download_object, read_object, upload_file, write_object
 
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_PRECONDITION = {"412", "PreconditionFailed", "ConditionalRequestConflict", "409"}
-_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+_DELETED_AT_ONCE = 1000
 
 
 class S3Storage:
-    """Storage below `s3://bucket/prefix`. Credentials come from the environment or the machine's role only."""
+    """Storage below `s3://bucket/prefix`; see `Bucket` for retries and `ConditionalWrites` for the requirements."""
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        configuration = Config(retries={"max_attempts": 8, "mode": "adaptive"}, connect_timeout=10, read_timeout=60)
-        try:
-            self._client: Any = boto3.client("s3", config=configuration)
-        except BotoCoreError as error:
-            raise ConfigurationError(
-                f"cannot open s3://{bucket}: {error}.",
-                "set AWS_REGION and the credentials in the environment.",
-            ) from error
+        self._bucket = Bucket(bucket)
+        self._conditional = ConditionalWrites(self._bucket)
+        self._bucket_seen = False
 
     @classmethod
     def from_uri(cls, uri: str) -> S3Storage:
@@ -54,83 +44,82 @@ class S3Storage:
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        response = self._call("get_object", key)
-        return response["Body"].read(), response["ETag"]
+        return read_object(self._bucket, self._key(key))
 
     def write(self, key: str, data: bytes) -> None:
-        self._call("put_object", key, Body=data)
+        write_object(self._bucket, self._key(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._conditional_put(key, data, IfNoneMatch="*")
+        return self._conditional.create(self._key(key), data)
 
     def replace(self, key: str, data: bytes, version: str) -> bool:
-        return self._conditional_put(key, data, IfMatch=version)
+        return self._conditional.replace(self._key(key), data, version)
 
     def upload(self, path: Path, key: str) -> None:
-        try:
-            self._client.upload_file(str(path), self.bucket, self._key(key), Config=_TRANSFER)
-        except (ClientError, BotoCoreError) as error:
-            raise self._explain(error, key) from error
+        upload_file(self._bucket, path, self._key(key))
 
     def download(self, key: str, path: Path) -> None:
-        with atomic_file(path) as stream:
-            try:
-                self._client.download_fileobj(self.bucket, self._key(key), stream, Config=_TRANSFER)
-            except (ClientError, BotoCoreError) as error:
-                raise self._explain(error, key) from error
+        download_object(self._bucket, self._key(key), path)
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        skip = len(self._key("")) + 1 if self.prefix else 0
-        try:
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield StoredFile(entry["Key"][skip:], entry["Size"])
-        except (ClientError, BotoCoreError) as error:
-            raise self._explain(error, prefix) from error
+        """Pages begin after the last key seen, never at a continuation token: tokens expire, keys do not."""
+        root = f"{self.prefix}/" if self.prefix else ""
+        last = ""
+        retry = Retry()
+        while True:
+            page = self._page(root + prefix, last)
+            # A page that overlaps the one before yields its new keys only; order is S3's (bytes of UTF-8).
+            new = [entry for entry in page.get("Contents", []) if entry["Key"].encode() > last.encode()]
+            for entry in new:
+                last = entry["Key"]
+                yield StoredFile(last[len(root) :], entry["Size"])
+            if not page["IsTruncated"]:
+                return
+            if new:
+                retry = Retry()
+            elif not retry.wait():
+                raise SourceError(
+                    f"the listing of '{self.uri(prefix)}' stays at '{last}': the server repeats a page.",
+                    "run again later; report it to the server's operator.",
+                )
 
     def exists(self, key: str) -> bool:
         try:
-            self._call("head_object", key)
+            self._bucket.call("head_object", self._key(key))
         except FileNotFoundError:
+            # The answer to HEAD has no body: a missing bucket looks like a missing object.
+            self._see_bucket()
             return False
         return True
 
     def delete(self, key: str) -> None:
-        self._call("delete_object", key)
+        self._bucket.call("delete_object", self._key(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        entries = [{"Key": self._key(key)} for key in keys]
+        for start in range(0, len(entries), _DELETED_AT_ONCE):
+            batch = {"Objects": entries[start : start + _DELETED_AT_ONCE], "Quiet": True}
+            try:
+                answer = self._bucket.attempt("delete_objects", Delete=batch)
+            except REQUEST_ERRORS as error:
+                raise self._bucket.explain(error, self.prefix) from error
+            for refused in answer.get("Errors", []):
+                self._bucket.call("delete_object", refused["Key"])
+
+    def discard_unfinished(self, prefix: str = "") -> int:
+        return abort_uploads(self._bucket, self._key(prefix))
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix and key else self.prefix or key
 
-    def _conditional_put(self, key: str, data: bytes, **condition: str) -> bool:
+    def _page(self, prefix: str, after: str) -> dict[str, Any]:
+        start = {"StartAfter": after} if after else {}
         try:
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-        except (ClientError, BotoCoreError) as error:
-            if _error_code(error) in _PRECONDITION | _MISSING:
-                return False
-            raise self._explain(error, key) from error
-        return True
+            return self._bucket.attempt("list_objects_v2", Prefix=prefix, **start)
+        except REQUEST_ERRORS as error:
+            raise self._bucket.explain(error, prefix) from error
 
-    def _call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        try:
-            response: dict[str, Any] = getattr(self._client, operation)(
-                Bucket=self.bucket, Key=self._key(key), **arguments
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise self._explain(error, key) from error
-        return response
-
-    def _explain(self, error: Exception, key: str) -> Exception:
-        code = _error_code(error)
-        if code in _MISSING:
-            return FileNotFoundError(self.uri(key))
-        if code in _DENIED:
-            return SourceError(
-                f"'{self.uri(key)}' was refused ({code}).",
-                "check the access key, the secret and the bucket's policy; nothing was lost.",
-            )
-        return SourceError(f"'{self.uri(key)}' failed: {error}.", "check the endpoint and run again to continue.")
-
-
-def _error_code(error: Exception) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    def _see_bucket(self) -> None:
+        if not self._bucket_seen:
+            self._page("", "")
+            self._bucket_seen = True
