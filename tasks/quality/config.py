@@ -145,6 +145,7 @@ class PiiKind(StrEnum):
     IBAN = "iban"
     CARD = "card"
     SSN = "ssn"
+    NATIONAL_ID = "national_id"
     PHONE = "phone"
     IP_ADDRESS = "ip_address"
 
