@@ -69,7 +69,7 @@ class Joined:
 def joined_parts(batch: TextBatch, maximum_bytes: int = _PART_BYTES) -> Iterator[Joined]:
     """The texts of a batch in blocks of about `maximum_bytes` (a longer text stands alone)."""
     for first, part in batch.parts(maximum_bytes):
-        view, edges = memoryview(part.buffer), part.offsets.tolist()
+        view, edges = part.buffer.data, part.offsets.tolist()
         data = SEPARATOR.join([view[start:end] for start, end in pairwise(edges)])
         yield Joined(data, part.offsets[:-1] + np.arange(len(part)), first)
 

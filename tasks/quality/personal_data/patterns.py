@@ -188,6 +188,9 @@ _GERMAN_WORDS = re.compile(rb"(?i)(?:steuer|idnr|id-nr|\btin\b|\btax id\b)[^0-9]
 _BRITISH = re.compile(
     rb"(?<![A-Za-z0-9_-])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](" + _GAP + rb"?)\d\d\1\d\d\1\d\d\1[A-D](?![A-Za-z0-9_-])"
 )
+_BRITISH_WORDS = re.compile(
+    rb"(?i)\b(?:nino|ni|national|insurance|hmrc|tax|id|holder|employee|document|number|no)\b[^0-9\n]{0,12}$"
+)
 _BRAZILIAN = re.compile(rb"(?<![A-Za-z0-9_.-])\d{3}\.\d{3}\.\d{3}-\d\d" + _NOT_CONTINUED)
 _ITALIAN = re.compile(rb"(?<![A-Za-z0-9_])[A-Z]{6}\d\d[ABCDEHLMPRST]\d\d[A-Z]\d{3}[A-Z](?![A-Za-z0-9_])")
 
@@ -199,6 +202,13 @@ def _accept_spanish(match: re.Match[bytes]) -> Span | None:
     if validators.begins_with_date(text) and not _follows(_SPANISH_WORDS, match):
         return None
     return match.span()
+
+
+def _accept_british(match: re.Match[bytes]) -> Span | None:
+    """Part numbers look like these numbers in one piece: such a piece counts after a word that names it."""
+    if not validators.is_british_number(_text(match)) or _follows(_NUMBER_OF_A_THING, match):
+        return None
+    return match.span() if match.group(1) or _follows(_BRITISH_WORDS, match) else None
 
 
 # --- telephone -------------------------------------------------------------------------------------
@@ -224,8 +234,19 @@ _LOCAL_NUMBERS = re.compile(
     rb"(?<![A-Za-z0-9_.+-])(?<!\d[/,])\(?\d(?:" + _PHONE_GAP + rb"{0,2}\d){6,12}" + _NOT_CONTINUED
 )
 _QUAD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_DUMPED = re.compile(rb"(?<![0-9A-Za-z])(?:0x)?[0-9A-Fa-f]{2,16}[:,]?[ \t]{1,3}$")
+_DUMPED_ON = re.compile(rb"[ \t]{1,2}(?=[A-Fa-f]{0,7}\d)[0-9A-Fa-f]{2,8}(?![0-9A-Za-z])")
 _TRUNK_ZERO = re.compile(rb"\(0\)")
 _GROUP_ENDS = re.compile(rb"\d(?!\d)")
+
+
+def _is_written_number(match: re.Match[bytes]) -> bool:
+    """Whether digits after 00 or 011 are set like a telephone number, not like a dump of bytes or a table."""
+    candidate = match.group()
+    groups = re.findall(rb"\d+", candidate)
+    if len(groups) < 2 or all(len(group) == 2 for group in groups) or _follows(_DUMPED, match):
+        return False
+    return not _DUMPED_ON.match(match.string, match.end())
 
 
 def _accept_international(match: re.Match[bytes]) -> Span | None:
@@ -234,7 +255,7 @@ def _accept_international(match: re.Match[bytes]) -> Span | None:
     prefix = len(re.match(rb"\+|00|011", candidate).group())  # type: ignore[union-attr]
     if validators.begins_with_separated_date(candidate[prefix:].decode("utf-8", "replace")):
         return None
-    if prefix > 1 and not re.search(_PHONE_GAP, candidate):
+    if prefix > 1 and not _is_written_number(match):
         return None
     ends = [end.end() for end in _GROUP_ENDS.finditer(candidate)]
     for end in reversed(ends):
@@ -265,14 +286,14 @@ def _is_local_number(text: str) -> bool:
 
 _IPV4 = re.compile(
     rb"(?<![A-Za-z0-9_.+-])(?<![A-Za-z]/)(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3}"
-    rb"(?![A-Za-z0-9_]|\.\d|[+~][A-Za-z0-9]|-(?!\d{1,3}\.\d{1,3}\.)[A-Za-z0-9])"
+    rb"(?![A-Za-z0-9_]|\.[A-Za-z0-9]|[+~][A-Za-z0-9]|-(?!\d{1,3}\.\d{1,3}\.)[A-Za-z0-9])"
 )
 _VERSION_BEFORE = re.compile(
     rb"(?i)(?:\bv|\bver|version|versions|release|section|sect|chapter|clause|appendix|table|figure|firmware|"
     rb"build|oid|[=<>~!]=|\xc2\xa7)[.:\s]{0,3}[\"'(]?$"
 )
 _ADDRESS_WORDS = re.compile(
-    rb"(?i)(?:\bip|addr|host|server|client|dns|ping|gateway|route|peer|from|://|@|src|dst|\[)[^0-9]{0,16}$"
+    rb"(?i)(?:\bip|addr|host|server|client|dns|\bping|gateway|route|peer|from|://|@|src|dst|\[)[^0-9]{0,16}$"
 )
 _IPV6 = re.compile(
     rb"(?<![A-Za-z0-9_])(?<![0-9A-Fa-f:]:)[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,35}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![A-Za-z0-9_])"
@@ -282,8 +303,9 @@ _IPV6 = re.compile(
 def _accept_ipv4(match: re.Match[bytes]) -> Span | None:
     if not validators.is_public_address(_text(match)) or _follows(_VERSION_BEFORE, match):
         return None
-    # Section numbers and versions have small parts; hardly any host has four.
-    if max(map(int, match.group().split(b"."))) < 20 and not _follows(_ADDRESS_WORDS, match):
+    # Section numbers and versions have small parts; of all addresses, one in 600 has three.
+    small = sum(int(part) < 20 for part in match.group().split(b"."))
+    if small > 2 and not _follows(_ADDRESS_WORDS, match):
         return None
     return match.span()
 
@@ -349,7 +371,7 @@ DETECTORS: tuple[Detector, ...] = (
         _BRITISH,
         _ALPHANUMERIC + _GAP_BYTES,
         rb"\b[A-Z]{2}(?:" + _SEPARATED + rb"\d\d){3}" + _SEPARATED + rb"[A-D]\b",
-        _when(validators.is_british_number, _NUMBER_OF_A_THING),
+        _accept_british,
     ),
     Detector(
         PiiKind.NATIONAL_ID,

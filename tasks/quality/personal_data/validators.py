@@ -43,11 +43,19 @@ NATIONAL_DIGITS: Mapping[str, tuple[int, int]] = {
 #: First two digits of the other calling codes, which have three; their national numbers have 5 to 12 digits.
 _THREE_DIGIT_CODES = frozenset({"21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67",
                                 "68", "80", "85", "87", "88", "96", "97", "99"})  # fmt: skip
+#: Ends of file names, units and attributes that stand after an at sign.
 _LAST_LABELS_OF_NO_DOMAIN = frozenset(
-    ["png", "jpg", "jpeg", "gif", "svg", "webp", "bmp", "ico", "tif", "tiff", "mp3", "mp4", "avi", "css", "js", "mjs", "ts", "tsx", "jsx", "html", "htm", "php", "asp", "aspx", "jsp", "xml", "json", "yaml", "yml", "toml", "ini", "cfg", "conf", "txt", "md", "rst", "pdf", "doc", "docx", "xls", "xlsx", "csv", "tar", "gz", "zip", "bz2", "xz", "deb", "rpm", "exe", "dll", "obj", "class", "jar", "java", "cpp", "hpp", "cxx", "py", "pyc", "ipynb", "rb", "lua", "tex", "bib", "log", "tmp", "bak", "orig", "diff", "patch", "service", "socket", "target", "mount", "timer", "slice", "scope", "swap", "device", "path", "local", "localhost", "localdomain", "lan", "internal", "intranet", "invalid", "get", "set", "append", "items", "keys", "values", "format", "join", "split", "length", "size", "value", "data"]
-)
+    re.findall(r"\w+", """
+    png jpg jpeg gif svg webp bmp ico tif tiff mp3 mp4 avi css js mjs ts tsx jsx html htm php asp aspx jsp xml
+    json yaml yml toml ini cfg conf txt md rst pdf doc docx xls xlsx csv tar gz zip bz2 xz deb rpm exe dll obj
+    class jar java cpp hpp cxx py pyc ipynb rb lua tex bib log tmp bak orig diff patch service socket target
+    mount timer slice scope swap device path local localhost localdomain lan internal intranet invalid get set
+    append items keys values format join split length size value data
+    """)
+)  # fmt: skip
 _DATE = re.compile(r"(?:19|20)\d\d[-./ ]?(?:0[1-9]|1[0-2])[-./ ]?(?:0[1-9]|[12]\d|3[01])")
 _SEPARATED_DATE = re.compile(r"(?:19|20)\d\d[-./](?:0?[1-9]|1[0-2])[-./](?:0?[1-9]|[12]\d|3[01])")
+_DATE_AND_TIME = re.compile(r"\d{4}::?\d\d?:\d\d(?::\d\d)?")
 _NOT_DIGITS = re.compile(r"\D+")
 _SPANISH_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _ITALIAN_ODD = dict(
@@ -148,7 +156,8 @@ def is_public_address(candidate: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        return int(address) >> 125 == 1 and address.is_global  # 2000::/3, the part that is given out
+        given_out = int(address) >> 125 == 1  # 2000::/3
+        return given_out and address.is_global and not _DATE_AND_TIME.fullmatch(candidate)
     return address.is_global and not address.is_multicast
 
 
