@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from infra.storage.local import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = "#22313f"
 GRID = "#e3e7eb"
@@ -26,7 +24,8 @@ _DOTS_PER_INCH = 130
 
 def new_chart(title: str, rows: int = 6) -> tuple[Figure, Axes]:
     """A figure with room for `rows` horizontal bars."""
-    # Imported here: worker processes import the stages but never draw.
+    # Imported here, a second that worker processes, which never draw, do not spend. A Figure made without pyplot
+    # draws with Agg whatever the machine's default is.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH_INCHES, 1.6 + 0.34 * max(rows, 4)), dpi=_DOTS_PER_INCH, layout="constrained")
