@@ -122,8 +122,8 @@ class UnitExecution:
 
     def _start_ray(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Ray listens on every interface; with this, only who holds the token in the user's home is heard.
-        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray listens on every interface and hears only who holds the token it keeps in the user's home
+        # (its default since 2.60; see its security documentation).
         import ray
 
         if ray.is_initialized():

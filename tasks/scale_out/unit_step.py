@@ -64,6 +64,7 @@ class UnitStep(PipelineStep):
         """Run this rank's units; passes `data` on."""
         sign = alive_path(self.outcomes, rank)
         sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.write_text("0")  # before any unit can end this process
         ended = threading.Event()
         threading.Thread(target=self._show_life, args=(sign, ended), name="sign of life", daemon=True).start()
         for number, (name, unit) in enumerate(self.units.items()):
