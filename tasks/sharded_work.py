@@ -16,33 +16,27 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
-from infra.artifacts import StageContext
+from infra.artifacts import StageConfig, StageContext, run_argument
+from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import PipelineError
+from tasks.scale_out import ExecutionConfig, Executor, UnitExecution
+from tasks.work_units import Failure, UnitOutput, UnitT, guarded
 
-UnitT = TypeVar("UnitT")
 _POLL_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class UnitOutput:
-    """What a worker hands back: the files it wrote and its figures (plain JSON)."""
+class ShardedStageConfig(StageConfig):
+    """Config of a stage whose work is cut into shards: how many workers, and where they run."""
 
-    files: tuple[Path, ...]
-    statistics: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A PipelineError on its way between processes (its two-part message does not unpickle by itself)."""
-
-    error_type: type[PipelineError]
-    problem: str
-    fix: str
+    workers: int = run_argument(2, "shards that are worked on at the same time", ge=1)
+    execution: ExecutionConfig = run_argument(
+        ExecutionConfig(), "where shards are worked on: this machine, or datatrove's local, Ray or Slurm executor"
+    )
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,8 @@ class ShardWorkers:
         self._context = context
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._elsewhere: UnitExecution | None = None
+        self._execution: ExecutionConfig = getattr(context.config, "execution", ExecutionConfig())
 
     def __enter__(self) -> ShardWorkers:
         return self
@@ -72,6 +68,8 @@ class ShardWorkers:
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
     def run(
         self, span: ProgressSpan, units: Mapping[str, UnitT], work: Callable[[UnitT], UnitOutput]
@@ -101,6 +99,9 @@ class ShardWorkers:
         self, span: ProgressSpan, total: int, pending: Mapping[str, UnitT], work: Callable[[UnitT], UnitOutput]
     ) -> Iterator[tuple[str, UnitOutput]]:
         """Finished units as they come."""
+        if self._execution.executor is not Executor.PROCESSES:
+            yield from self._outputs_from_elsewhere(span, total, pending, work)
+            return
         if self._workers <= 1 or len(pending) <= 1:
             for name, unit in pending.items():
                 yield name, work(unit)
@@ -115,23 +116,35 @@ class ShardWorkers:
                     self._report(span, total - len(waiting), total)
                 for future in ready:
                     outcome = _result_of(future, span)
-                    if isinstance(outcome, _Failure):
-                        raise outcome.error_type(outcome.problem, outcome.fix)
+                    if isinstance(outcome, Failure):
+                        raise outcome.error()
                     yield names[future], outcome
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _submit(self, work: Callable[[UnitT], UnitOutput], unit: UnitT) -> Future[UnitOutput | _Failure]:
+    def _outputs_from_elsewhere(
+        self, span: ProgressSpan, total: int, pending: Mapping[str, UnitT], work: Callable[[UnitT], UnitOutput]
+    ) -> Iterator[tuple[str, UnitOutput]]:
+        if not pending:
+            return
+        if self._elsewhere is None:
+            scratch = self._context.directory / SCRATCH_DIRECTORY / "execution"
+            self._elsewhere = UnitExecution(self._execution, self._workers, scratch)
+        before = total - len(pending)
+        ordered = {name: pending[name] for name in largest_first(pending)}
+        yield from self._elsewhere.run(ordered, work, lambda done: self._report(span, before + done, total))
+
+    def _submit(self, work: Callable[[UnitT], UnitOutput], unit: UnitT) -> Future[UnitOutput | Failure]:
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_end_with_parent)
         # A submission may start a process.
         with nullcontext() if "__main__" in (work.__module__, type(unit).__module__) else _main_module_hidden():
-            return self._pool.submit(_guarded, work, unit)
+            return self._pool.submit(guarded, work, unit)
 
 
-def _result_of(future: Future[UnitOutput | _Failure], span: ProgressSpan) -> UnitOutput | _Failure:
+def _result_of(future: Future[UnitOutput | Failure], span: ProgressSpan) -> UnitOutput | Failure:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -170,13 +183,6 @@ def _marker(span: ProgressSpan, name: str) -> str:
     return f"{span.label.replace(' ', '-')}/{name}"
 
 
-def _guarded(work: Callable[[UnitT], UnitOutput], unit: UnitT) -> UnitOutput | _Failure:
-    try:
-        return work(unit)
-    except PipelineError as error:
-        return _Failure(type(error), error.problem, error.fix)
-
-
 def _end_with_parent() -> None:
     """Have this worker end when its parent is killed: an idle pool worker would wait for ever."""
 
@@ -187,3 +193,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+__all__ = ["ProgressSpan", "ShardWorkers", "ShardedStageConfig", "UnitOutput", "largest_first"]

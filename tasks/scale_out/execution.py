@@ -27,8 +27,8 @@ _SIGN_SECONDS = 2.0
 class UnitExecution:
     """One stage's connection to an executor; Ray is started at the first round and ended with the stage.
 
-    `directory` is scratch space that every node sees. `watch` is called while units run: cancellation
-    surfaces there.
+    `directory` is scratch space that every node sees. `watch` is called with the number of finished units while others run:
+    cancellation surfaces there.
     """
 
     def __init__(self, config: ExecutionConfig, workers: int, directory: Path) -> None:
@@ -51,7 +51,7 @@ class UnitExecution:
         self,
         units: Mapping[str, Any],
         work: Callable[[Any], UnitOutput],
-        watch: Callable[[], None],
+        watch: Callable[[int], None],
     ) -> Iterator[tuple[str, UnitOutput]]:
         """Run all units; yields (name, output) as they finish.
 
@@ -83,7 +83,7 @@ class UnitExecution:
                     f"{round_.explanation()}.",
                     f"read the logs in '{attempt / 'logs'}' and run again; finished units are kept.",
                 )
-            watch()
+            watch(len(units) - len(waiting))
             time.sleep(_LOOK_SECONDS)
         round_.join()
 

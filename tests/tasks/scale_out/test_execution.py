@@ -51,7 +51,7 @@ def units_in(directory: Path, count: int = 7) -> dict[str, Square]:
 def run_all(config: ExecutionConfig, directory: Path, work: object = square) -> dict[str, UnitOutput]:
     execution = UnitExecution(config, workers=2, directory=directory / "scratch")
     try:
-        return dict(execution.run(units_in(directory), work, lambda: None))  # type: ignore[arg-type]
+        return dict(execution.run(units_in(directory), work, lambda done: None))  # type: ignore[arg-type]
     finally:
         execution.close()
 
