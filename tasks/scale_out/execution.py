@@ -27,8 +27,8 @@ _SIGN_SECONDS = 2.0
 class UnitExecution:
     """One stage's connection to an executor; Ray is started at the first round and ended with the stage.
 
-    `directory` is scratch space that every node sees. `watch` is called with the number of finished units while others run:
-    cancellation surfaces there.
+    `directory` is scratch space that every node sees. `watch` is called with the number of finished
+    units while others run: cancellation surfaces there.
     """
 
     def __init__(self, config: ExecutionConfig, workers: int, directory: Path) -> None:
