@@ -52,7 +52,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class StageRate:
-    """A stage's measured rate. text_share: part of the corpus that reaches it; writes: bytes written per byte of text."""
+    """A stage's measured rate. text_share: part of the corpus it gets; writes: bytes written per byte of text."""
 
     name: str
     megabytes_per_core_second: float
