@@ -51,10 +51,14 @@ def count_whole(batch: TextBatch) -> tuple[Positions, Positions]:
     """[texts] profane words and [texts] different phrases, by searching every text with `re`."""
     profane, phrases = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
     words = len(profane_words())
+    first_words = [entry.split()[0].encode() for entry in (*profane_words(), *spam_phrases())]
     for row in range(len(batch)):
         data = batch.buffer[batch.offsets[row] : batch.offsets[row + 1]].tobytes()
-        for index, pattern in enumerate(_compiled()):
-            found = sum(_stands_alone(data, *match.span()) for match in pattern.finditer(data))
+        lower = data.lower()
+        for index, first_word in enumerate(first_words):
+            if first_word not in lower:
+                continue
+            found = sum(_stands_alone(data, *match.span()) for match in _compiled()[index].finditer(data))
             if index < words:
                 profane[row] += found
             else:
@@ -95,12 +99,12 @@ def _start_of(data: bytes, pattern: int, end: int) -> int:
 
 def _stands_alone(data: bytes, start: int, end: int) -> bool:
     """Whether no letter of another script touches the match (the patterns know ASCII letters only)."""
-    before = end_of_characters(data[max(0, start - 4) : start])
+    before = _last_character(data[max(0, start - 4) : start])
     after = data[end : end + 4].decode("utf-8", "ignore")[:1] if end < len(data) and data[end] >= 0x80 else ""
     return not _is_word(before) and not _is_word(after)
 
 
-def end_of_characters(data: bytes) -> str:
+def _last_character(data: bytes) -> str:
     """The last character of some bytes when it is not ASCII, else nothing."""
     if not data or data[-1] < 0x80:
         return ""

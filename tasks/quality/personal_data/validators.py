@@ -76,12 +76,11 @@ def only_digits(candidate: str) -> str:
 def is_email_address(candidate: str) -> bool:
     """Whether local part and host can be an address's (RFC 5321 lengths; not a file name or a unit's name)."""
     local, _, host = candidate.rpartition("@")
-    labels = host.lower().split(".")
-    if len(local.encode()) > 64 or len(host) > 253 or local.lower() == "git" or ".." in local or local.endswith("."):
+    if ".." in candidate or local.endswith(".") or host.startswith("-") or "-." in host or ".-" in host:
         return False
-    if any(not label or label.startswith("-") or label.endswith("-") for label in labels):
+    if len(candidate) > 64 and (len(local.encode()) > 64 or len(host) > 253):
         return False
-    return labels[-1] not in _LAST_LABELS_OF_NO_DOMAIN
+    return local.lower() != "git" and host.rpartition(".")[2].lower() not in _LAST_LABELS_OF_NO_DOMAIN
 
 
 def is_card_number(candidate: str) -> bool:
