@@ -16,7 +16,7 @@ import xxhash
 
 from infra.artifacts.lease import Lease
 from infra.artifacts.manifest import FileEntry, Manifest, StageCost, canonical_json
-from infra.artifacts.shards import MARKER_DIRECTORY, ShardMarkers
+from infra.artifacts.shards import MARKER_DIRECTORY, SCRATCH_DIRECTORY, ShardMarkers
 from infra.artifacts.stage import (
     ConfigT,
     ProgressReporter,
@@ -28,10 +28,8 @@ from infra.artifacts.stage import (
 from infra.artifacts.store import MANIFEST_NAME, Artifact, ArtifactStore
 from infra.errors import ArtifactCorrupted
 from infra.storage.checksum import checksum_file
-from infra.storage.local import explained_write_errors
+from infra.storage.local import LocalStorage, explained_write_errors
 
-#: Directories a stage may keep for itself while it works; never part of the artifact.
-SCRATCH_DIRECTORY = ".scratch"
 _WAIT_SECONDS = 1.0
 
 
@@ -135,6 +133,7 @@ def _run(
     usd_per_hour: float,
 ) -> Artifact:
     directory = store.working_directory(stage.kind, fingerprint)
+    LocalStorage(directory).discard_unfinished()  # of killed attempts on this machine
     shards = ShardMarkers(directory, store.storage, store.prefix(stage.kind, fingerprint))
 
     def guarded_report(fraction: float, message: str, metrics: Mapping[str, float] | None = None) -> None:
@@ -142,14 +141,22 @@ def _run(
         report(fraction, message, metrics)
 
     started = time.monotonic()
-    with explained_write_errors(directory):
-        result = stage.run(StageContext(config, inputs, directory, shards, guarded_report, log))
+    try:
+        with explained_write_errors(directory):
+            result = stage.run(StageContext(config, inputs, directory, shards, guarded_report, log))
+        shards.flush()
+    except BaseException as error:
+        # What is finished is carried to remote storage after a failure, but nobody who stops a run waits for it.
+        shards.close(keep=isinstance(error, Exception))
+        raise
+    shards.close(keep=True)
     lease.check()
     seconds = time.monotonic() - started
     cost = StageCost(seconds=seconds, usd=seconds / 3600 * usd_per_hour)
     manifest = _manifest(stage, config, inputs, fingerprint, directory, result, cost)
-    artifact = store.publish(manifest, directory)
+    artifact = store.publish(manifest, directory, shards.stored())
     shards.clear()
+    store.tidy(manifest)
     return artifact
 
 

@@ -1,9 +1,9 @@
 """Leases: at most one builder an artifact, and none for ever.
 
 A lease is a small object `{owner, host, pid, started, heartbeat}` created once and renewed by a
-thread. Others wait while it is fresh. It is taken over when its heartbeat is older than
-`EXPIRY_SECONDS`, or at once when its process is gone from this same host. A builder whose lease
-was taken over learns it at its next progress report and stops (LeaseLost).
+thread. Others wait while it is fresh. It is taken over when it was last written more than `EXPIRY_SECONDS`
+ago by the storage's own clock (the holders' clocks may differ), or at once when its process is gone from this
+same host. A builder whose lease was taken over learns it at its next progress report and stops (LeaseLost).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 import psutil
 
-from infra.errors import LeaseLost
+from infra.errors import LeaseLost, PipelineError
 from infra.storage.interface import Storage
 
 HEARTBEAT_SECONDS = 5.0
@@ -40,9 +41,9 @@ class LeaseRecord:
         started = psutil.Process().create_time()
         return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), started, time.time())
 
-    def is_dead(self, now: float) -> bool:
-        """Whether the holder can no longer be working."""
-        if now - self.heartbeat > EXPIRY_SECONDS:
+    def is_dead(self, age_seconds: float) -> bool:
+        """Whether the holder of a lease renewed so long ago can no longer be working."""
+        if age_seconds > EXPIRY_SECONDS:
             return True
         return self.host == socket.gethostname() and not _process_lives(self.pid, self.process_started)
 
@@ -78,12 +79,13 @@ class Lease:
             return cls(storage, key, record)
         try:
             data, version = storage.read_versioned(key)
+            age_seconds = storage.age_seconds(key)
             holder = LeaseRecord(**json.loads(data))
         except FileNotFoundError:
             return None  # released this very moment: the caller asks again
         except (ValueError, TypeError):
             return cls(storage, key, record) if storage.replace(key, record.encode(), version) else None
-        if holder.is_dead(time.time()) and storage.replace(key, record.encode(), version):
+        if holder.is_dead(age_seconds) and storage.replace(key, record.encode(), version):
             return cls(storage, key, record)
         return None
 
@@ -96,11 +98,13 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Stop renewing and remove the lease, if it is still ours."""
+        """Stop renewing and remove the lease, if it is still ours; one that cannot be removed expires."""
         self._stopped.set()
         self._thread.join()
-        if self._is_ours():
-            self._storage.delete(self._key)
+        # Called while an error is on its way: that one matters, not the storage's.
+        with suppress(PipelineError):
+            if self._is_ours():
+                self._storage.delete(self._key)
 
     def _is_ours(self) -> bool:
         try:
@@ -114,7 +118,7 @@ class Lease:
                 data, version = self._storage.read_versioned(self._key)
                 ours = json.loads(data)["owner"] == self._record.owner
                 renewed = replace(self._record, heartbeat=time.time())
-                if not ours or not self._storage.replace(self._key, renewed.encode(), version):
+                if not ours or not (self._storage.replace(self._key, renewed.encode(), version) or self._is_ours()):
                     self._lost.set()
                     return
             except (FileNotFoundError, ValueError, KeyError):

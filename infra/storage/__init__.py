@@ -1,6 +1,6 @@
 """Local and S3 storage behind one small interface.
 
-Public surface: `Storage` (the interface), `LocalStorage`, `S3Storage`, `open_storage`, `StoredFile`,
+Public surface: `Storage` (the interface), `LocalStorage`, `S3Storage`, `open_storage`, `StoredFile`, `DamagedObject`,
 `checksum_bytes`, `checksum_file`.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from infra.storage.checksum import checksum_bytes, checksum_file
-from infra.storage.interface import Storage, StoredFile, open_storage
+from infra.storage.interface import DamagedObject, Storage, StoredFile, open_storage
 from infra.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from infra.storage.s3 import S3Storage
 
 __all__ = [
+    "DamagedObject",
     "LocalStorage",
     "S3Storage",
     "Storage",

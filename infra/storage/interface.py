@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from infra.errors import ConfigurationError
+from infra.errors import ConfigurationError, SourceError
+
+
+class DamagedObject(SourceError):
+    """A stored object whose content no longer matches the checksum it was stored with."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class Storage(Protocol):
 
     def exists(self, key: str) -> bool:
         """Whether `key` exists."""
+
+    def age_seconds(self, key: str) -> float:
+        """Seconds since `key` was last written, by the storage's own clock; raises FileNotFoundError."""
 
     def delete(self, key: str) -> None:
         """Remove `key`; not an error when it is already gone."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,9 @@ class LocalStorage:
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
 
+    def age_seconds(self, key: str) -> float:
+        return time.time() - (self.root / key).stat().st_mtime
+
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
@@ -150,7 +154,7 @@ class LocalStorage:
             self.delete(key)
 
     def discard_unfinished(self, prefix: str = "") -> int:
-        left = sorted((self.root / prefix).rglob(f"{_TEMPORARY_PREFIX}*"))
+        left = [path for path in (self.root / prefix).rglob(f"{_TEMPORARY_PREFIX}*") if path.is_file()]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)

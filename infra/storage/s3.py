@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.errors import ConfigurationError, SourceError
 from infra.storage.interface import StoredFile
-from infra.storage.s3_bucket import Bucket, Retry
+from infra.storage.s3_bucket import Bucket, Retry, server_time
 from infra.storage.s3_conditions import ConditionalWrites
 from infra.storage.s3_errors import REQUEST_ERRORS
 from infra.storage.s3_transfer import abort_uploads, download_object, read_object, upload_file, write_object
@@ -91,6 +91,10 @@ class S3Storage:
             self._see_bucket()
             return False
         return True
+
+    def age_seconds(self, key: str) -> float:
+        found = self._bucket.call("head_object", self._key(key))
+        return server_time(found) - float(found["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
         self._bucket.call("delete_object", self._key(key))

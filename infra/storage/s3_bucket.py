@@ -14,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import boto3.session
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 
 from infra.errors import SourceError
@@ -32,8 +34,11 @@ ATTEMPTS = 12
 FIRST_CONTACT_ATTEMPTS = 6
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 20.0
-_BLOCK_BYTES = 1 << 20
+#: A cut loses at most one block of what had arrived.
+_BLOCK_BYTES = 64 << 10
 _CONNECTIONS = 32
+#: Keeps the parsed description of S3's interface: a further client takes 15 ms instead of 70.
+_LOADER = botocore.loaders.create_loader()
 
 
 class ObjectChanged(Exception):
@@ -56,7 +61,9 @@ class Bucket:
         )
         try:
             # A session of its own: the default one is not for threads, and keeps the credentials it saw first.
-            self._client: Any = boto3.session.Session().client("s3", config=configuration)
+            session = botocore.session.get_session()
+            session.register_component("data_loader", _LOADER)
+            self._client: Any = boto3.session.Session(botocore_session=session).client("s3", config=configuration)
         except REQUEST_ERRORS as error:
             raise explain(error, self.uri(""), name, "") from error
         self.endpoint: str = self._client.meta.endpoint_url

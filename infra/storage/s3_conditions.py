@@ -13,6 +13,7 @@ Three things go wrong with a conditional put.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from contextlib import suppress
@@ -22,7 +23,7 @@ from infra.errors import ConfigurationError
 from infra.storage.checksum import checksum_bytes
 from infra.storage.s3_bucket import Bucket, server_time
 from infra.storage.s3_errors import MISSING, PRECONDITION_FAILED, REQUEST_ERRORS, UNSUPPORTED, code_of
-from infra.storage.s3_transfer import checksum_metadata, write_object
+from infra.storage.s3_transfer import checksum_metadata, read_object, write_object
 
 #: A claim so old belongs to a process that died between claiming and replacing.
 CLAIM_SECONDS = 30.0
@@ -40,6 +41,7 @@ class ConditionalWrites:
         self._bucket = bucket
         self._creates_once: bool | None = None
         self._matches: bool | None = None
+        self._identity = uuid.uuid4().hex
 
     def create(self, key: str, data: bytes) -> bool:
         """Write `key` only when it does not exist; False when somebody else was first.
@@ -124,12 +126,18 @@ class ConditionalWrites:
         return replaced
 
     def _claim(self, prefix: str) -> int | None:
-        """Number of the claim we made; None while another process's claim is young."""
+        """Number of the claim that is ours; None while another's is young.
+
+        A claim this thread made before may be there still: the network failed before it was removed.
+        """
+        owner = f"{self._identity}-{threading.get_ident()}".encode()
         for number in range(_MAXIMUM_CLAIMS):
             key = f"{prefix}-{number}"
-            if self.create(key, uuid.uuid4().hex.encode()):
+            if self.create(key, owner):
                 return number
             try:
+                if read_object(self._bucket, key)[0] == owner:
+                    return number
                 found = self._bucket.call("head_object", key)
             except FileNotFoundError:
                 return None  # used and removed this very moment: the version has changed

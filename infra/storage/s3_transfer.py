@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from infra.errors import PipelineError, SourceError
 from infra.storage.checksum import checksum_bytes, checksum_descriptor
+from infra.storage.interface import DamagedObject
 from infra.storage.local import atomic_file
 from infra.storage.s3_bucket import Bucket, ObjectChanged
 from infra.storage.s3_errors import NO_SUCH_UPLOAD, REQUEST_ERRORS, code_of
@@ -132,7 +133,7 @@ def _fetch_intact(bucket: Bucket, key: str, target: _Target) -> str:
             version, checksum = _fetch(bucket, key, target)
             if checksum in (None, target.checksum()):
                 return version
-    raise SourceError(
+    raise DamagedObject(
         f"'{bucket.uri(key)}' does not match its checksum, or changes whenever it is read.",
         "replace the object, or run again when nothing writes to it.",
     )

@@ -156,7 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         body = self.rfile.read(self._body_bytes())
         if fault is not None and fault.status:
-            return self._answer(fault.status, [("Content-Type", "application/xml")], _error_document(fault.code))
+            headers = [("Content-Type", "application/xml"), *([fault.set_header] if fault.set_header else [])]
+            return self._answer(fault.status, headers, _error_document(fault.code))
         if fault is not None and fault.before is not None:
             fault.before()
         status, headers, answer = self._ask(body)

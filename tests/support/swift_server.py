@@ -75,7 +75,7 @@ use = egg:swift#s3api
 location = us-east-1
 s3_acl = false
 dns_compliant_bucket_names = true
-min_segment_size = 5242880
+min_segment_size = 65536
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = testing .admin

@@ -189,9 +189,17 @@ def test_artifacts_in_a_bucket_are_shared_between_machines(s3_bucket: str, tmp_p
     assert second.artifact.uri == f"{uri}/counted/{first.artifact.manifest.fingerprint}"
 
     second.artifact.path("shard-1.txt").write_text("zz")
-    with pytest.raises(ArtifactCorrupted, match=r"shard-1\.txt"):
+    assert elsewhere.find("counted", first.artifact.manifest.fingerprint) is not None
+    assert second.artifact.path("shard-1.txt").read_text() == "xx", "a bad copy is fetched anew"
+
+    key = f"counted/{first.artifact.manifest.fingerprint}/shard-1.txt"
+    elsewhere.storage.write(key, b"zz")
+    second.artifact.path("shard-1.txt").unlink()
+    with pytest.raises(ArtifactCorrupted, match=r"shard-1\.txt' .*does not match its checksum"):
         elsewhere.find("counted", first.artifact.manifest.fingerprint)
-    assert elsewhere.find("counted", first.artifact.manifest.fingerprint) is not None, "the bad copy was dropped"
+    repaired = build_stage(STAGE, CountConfig(), {}, elsewhere)
+    assert not repaired.reused
+    assert elsewhere.storage.read(key) == b"xx"
 
 
 def test_finished_shards_in_a_bucket_survive_the_machine(s3_bucket: str, tmp_path: Path) -> None:

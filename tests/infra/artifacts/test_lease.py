@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,20 @@ import pytest
 from infra.artifacts import lease as lease_module
 from infra.artifacts.lease import Lease, LeaseRecord
 from infra.errors import LeaseLost
-from infra.storage import LocalStorage
+from infra.storage import Storage, open_storage
+from infra.storage import s3_bucket as s3_bucket_module
+from tests.support.fault_proxy import Fault, FaultProxy
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalStorage:
-    return LocalStorage(tmp_path)
+@pytest.fixture(params=["local", "moto_bucket", "s3_bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Local, S3 with `If-Match`, and S3 without it."""
+    if request.param == "local":
+        return open_storage(str(tmp_path))
+    return open_storage(f"s3://{request.getfixturevalue(request.param)}/root")
 
 
-def test_live_lease_is_respected_and_released(storage: LocalStorage) -> None:
+def test_live_lease_is_respected_and_released(storage: Storage) -> None:
     first = Lease.try_acquire(storage, "lease")
     assert first is not None
     assert Lease.try_acquire(storage, "lease") is None
@@ -31,7 +37,7 @@ def test_live_lease_is_respected_and_released(storage: LocalStorage) -> None:
     second.release()
 
 
-def test_lease_of_a_dead_process_is_taken_at_once(storage: LocalStorage) -> None:
+def test_lease_of_a_dead_process_is_taken_at_once(storage: Storage) -> None:
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -43,7 +49,7 @@ def test_lease_of_a_dead_process_is_taken_at_once(storage: LocalStorage) -> None
     taken.release()
 
 
-def test_reused_pid_does_not_keep_a_lease(storage: LocalStorage) -> None:
+def test_reused_pid_does_not_keep_a_lease(storage: Storage) -> None:
     mine = LeaseRecord.of_this_process()
     storage.write("lease", replace(mine, process_started=mine.process_started - 1000).encode())
     taken = Lease.try_acquire(storage, "lease")
@@ -51,24 +57,27 @@ def test_reused_pid_does_not_keep_a_lease(storage: LocalStorage) -> None:
     taken.release()
 
 
-def test_foreign_host_keeps_its_lease_until_the_heartbeat_expires(storage: LocalStorage) -> None:
-    foreign = replace(LeaseRecord.of_this_process(), host="elsewhere", pid=1)
+@pytest.mark.parametrize("clock_ahead", [-3600.0, 0.0, 3600.0])
+def test_foreign_host_keeps_its_lease_until_it_expires_whatever_its_clock(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, clock_ahead: float
+) -> None:
+    mine = LeaseRecord.of_this_process()
+    foreign = replace(mine, host="elsewhere", pid=1, heartbeat=mine.heartbeat + clock_ahead)
     storage.write("lease", foreign.encode())
     assert Lease.try_acquire(storage, "lease") is None
-    silent = replace(foreign, heartbeat=time.time() - lease_module.EXPIRY_SECONDS - 1)
-    storage.write("lease", silent.encode())
+    monkeypatch.setattr(lease_module, "EXPIRY_SECONDS", -5.0)  # the age is in whole seconds on S3
     taken = Lease.try_acquire(storage, "lease")
     assert taken is not None
     taken.release()
 
 
-def test_holder_learns_that_it_lost(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holder_learns_that_it_lost(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
     held = Lease.try_acquire(storage, "lease")
     assert held is not None
     held.check()
     storage.write("lease", LeaseRecord.of_this_process().encode())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     with pytest.raises(LeaseLost):
         while time.monotonic() < deadline:
             held.check()
@@ -77,11 +86,53 @@ def test_holder_learns_that_it_lost(storage: LocalStorage, monkeypatch: pytest.M
     assert json.loads(storage.read("lease")), "the other holder's lease must stay"
 
 
-def test_heartbeat_is_renewed(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_is_renewed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
     held = Lease.try_acquire(storage, "lease")
     assert held is not None
     before = json.loads(storage.read("lease"))["heartbeat"]
-    time.sleep(0.3)
-    assert json.loads(storage.read("lease"))["heartbeat"] > before
+    deadline = time.monotonic() + 20
+    while json.loads(storage.read("lease"))["heartbeat"] <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    held.check()
+    held.release()
+    assert not storage.exists("lease")
+
+
+def test_contenders_for_a_dead_lease_do_not_share_it(storage: Storage) -> None:
+    mine = LeaseRecord.of_this_process()
+    storage.write("lease", replace(mine, process_started=mine.process_started - 1000).encode())
+    taken: list[Lease] = []
+
+    def contend() -> None:
+        lease = Lease.try_acquire(storage, "lease")
+        if lease is not None:
+            taken.append(lease)
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1
+    taken[0].release()
+
+
+def test_an_outage_does_not_lose_the_lease(
+    fault_proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network fails in the middle of a renewal, its claim stays behind; the next renewals succeed."""
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(s3_bucket_module, "FIRST_DELAY_SECONDS", 0.005)
+    monkeypatch.setattr(s3_bucket_module, "LONGEST_DELAY_SECONDS", 0.05)
+    storage = open_storage(f"s3://{s3_bucket}/root")
+    held = Lease.try_acquire(storage, "lease")
+    assert held is not None
+    fault = fault_proxy.add(Fault("PUT", "root/lease", status=503, strikes=lambda occurrence: 1 <= occurrence < 30))
+    deadline = time.monotonic() + 30
+    while fault.seen < 34:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    held.check()
     held.release()
