@@ -12,9 +12,12 @@ from pydantic_core import CoreSchema
 
 from infra.errors import ConfigurationError
 from tasks.download.sources.buckets import BucketFiles
+from tasks.download.sources.conversations import ConversationLogs
 from tasks.download.sources.debian_packages import DebianPackages
+from tasks.download.sources.hub_datasets import HubDataset
 from tasks.download.sources.local_files import LocalFiles
 from tasks.download.sources.python_environment import InstalledDocs, StandardLibraryDocs, StandardLibrarySources
+from tasks.download.sources.session_events import SessionLogs
 from tasks.download.sources.source import Source
 from tasks.download.sources.web import WebFile
 from tasks.download.sources.wheels import WheelMember, WheelSource
@@ -29,6 +32,11 @@ SOURCE_TYPES: dict[str, type[Source]] = {
     "http://": WebFile,
     "s3://": BucketFiles,
     "debian://": DebianPackages,
+    "hf://": HubDataset,
+    "chat+file://": ConversationLogs,
+    "chat+hf://": ConversationLogs,
+    "events+file://": SessionLogs,
+    "events+hf://": SessionLogs,
     "file://": LocalFiles,
 }
 
@@ -73,6 +81,9 @@ AnySource = Annotated[
     | Annotated[WebFile, Tag("WebFile")]
     | Annotated[BucketFiles, Tag("BucketFiles")]
     | Annotated[DebianPackages, Tag("DebianPackages")]
+    | Annotated[HubDataset, Tag("HubDataset")]
+    | Annotated[ConversationLogs, Tag("ConversationLogs")]
+    | Annotated[SessionLogs, Tag("SessionLogs")]
     | Annotated[LocalFiles, Tag("LocalFiles")],
     Discriminator(_tag_of),
     _AnyOf(),
@@ -82,9 +93,12 @@ __all__ = [
     "SOURCE_TYPES",
     "AnySource",
     "BucketFiles",
+    "ConversationLogs",
     "DebianPackages",
+    "HubDataset",
     "InstalledDocs",
     "LocalFiles",
+    "SessionLogs",
     "Source",
     "StandardLibraryDocs",
     "StandardLibrarySources",
