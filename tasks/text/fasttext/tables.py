@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tasks.text.batch import Bytes, Positions
 from tasks.text.characters import ALPHABETIC, TABLE_SIZE, character_classes
-from tasks.text.fasttext.format import END_OF_TEXT, Floats, ModelFile
+from tasks.text.fasttext.format import END_OF_TEXT, Arguments, Floats, ModelFile
 from tasks.text.hashing import Hashes
 
 #: The largest number of a matrix becomes about 2**24, as fine as float32 is there. 2**39 rows can be added up.
@@ -89,24 +89,27 @@ def build_tables(model: ModelFile) -> Tables:
     """Tables of a model's file; raises ValueError when its vectors are not finite."""
     kept, order = _bucket_tables(model)
     rows, exponent = _fixed_point(model.inputs.dense(), order)
-    arguments, words = model.arguments, model.words
+    return index_features(model.arguments, model.words)._replace(rows=rows, exponent=exponent, kept=kept)
+
+
+def index_features(arguments: Arguments, words: Sequence[bytes]) -> Tables:
+    """Tables that say which rows a text's features are, without the rows; all buckets have one."""
     offsets = np.zeros(len(words) + 1, np.int64)
     np.cumsum(np.fromiter((len(word) for word in words), np.int64, len(words)), out=offsets[1:])
-    end_row = words.index(END_OF_TEXT) if END_OF_TEXT in words else -1
     uses_buckets = arguments.longest_ngram > 0 or arguments.word_ngrams > 1
     return Tables(
-        rows,
-        exponent,
+        np.zeros((0, arguments.dimension), np.int32),
+        0,
         _vocabulary(words),
         np.frombuffer(b"".join(words), np.uint8),
         offsets,
-        kept,
+        np.zeros((0, 2), np.uint64),
         len(words),
         arguments.buckets if uses_buckets else 0,
         arguments.shortest_ngram,
         arguments.longest_ngram,
         arguments.word_ngrams,
-        end_row,
+        words.index(END_OF_TEXT) if END_OF_TEXT in words else -1,
     )
 
 
