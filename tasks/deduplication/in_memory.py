@@ -24,10 +24,12 @@ from tasks.text.hashing import Hashes
 class Duplicates:
     """keeper: [texts] the text that stays for each (its own index when it stays).
 
+    equal: [texts] the text that stands for all that are equal to it but for white space;
     links: verified near-duplicate pairs among texts that are not exact duplicates; candidates: pairs compared.
     """
 
     keeper: Positions
+    equal: Positions
     links: Links
     candidates: int
 
@@ -82,7 +84,7 @@ def find_duplicates(
     near = rows[best_of_each(labels[rows], *(rank[rows] for rank in ranks))]
     stays = np.arange(len(batch))
     stays[rows] = near
-    return Duplicates(stays[exact], links, len(pairs))
+    return Duplicates(stays[exact], exact, links, len(pairs))
 
 
 def verified(

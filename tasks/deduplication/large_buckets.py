@@ -14,7 +14,6 @@ bucket, and a similar pair meets in eight of 25 buckets on average.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,13 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.deduplication.pairs import pack
-from tasks.deduplication.shingle_sets import ShingleSets, overlaps, similarities
+from tasks.deduplication.shingle_sets import ShingleSets, overlaps, portions, similarities
 from tasks.text.batch import Positions
 from tasks.text.hashing import Hashes
 
 LEADERS = 256
 WINDOW_BYTES = 256 << 20
-_BYTES_A_SHINGLE = 8
 _AT_ONCE = 64
 _ROUNDING = 1e-9
 
@@ -67,23 +65,13 @@ def link_large_bucket(
     sizes = reader.sizes(rows)
     carried = np.zeros(0, np.int64)
     parts = []
-    for start, stop in _windows(sizes, window_bytes):
+    for start, stop in portions(sizes, window_bytes):
         members = np.concatenate((carried, rows[start:stop]))
         bucket = _Bucket(members, reader.take(members), threshold)
         bucket.compare(len(carried), leaders)
         parts.append(bucket.links(stop - start if start else 0))
         carried = members[bucket.leaders]
     return Links.joined(parts)
-
-
-def _windows(sizes: Positions, window_bytes: int) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of at most `window_bytes` (a larger set stands alone)."""
-    ends = np.concatenate(([0], np.cumsum(sizes))) * _BYTES_A_SHINGLE
-    start = 0
-    while start < len(sizes):
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + window_bytes, side="right")) - 1)
-        yield start, stop
-        start = stop
 
 
 class _Bucket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from tasks.text.batch import Positions, TextBatch
 from tasks.text.engine import Engine, compiled, engine
 from tasks.text.hashing import Hashes
 
+BYTES_A_SHINGLE = 8
 _LOOK_EVERY = 64
 
 
@@ -70,6 +71,16 @@ def _distinct(hashes: Hashes, offsets: Positions) -> ShingleSets:
     return ShingleSets(hashes[new], before[offsets])
 
 
+def portions(sizes: Positions, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of sets that take at most so many bytes (a larger set stands alone)."""
+    ends = np.concatenate(([0], np.cumsum(sizes))) * BYTES_A_SHINGLE
+    start = 0
+    while start < len(sizes):
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + most_bytes, side="right")) - 1)
+        yield start, stop
+        start = stop
+
+
 def needed_overlaps(first_sizes: Positions, second_sizes: Positions, threshold: float) -> Positions:
     """[pairs] fewest shared shingles for which `similarities` reaches `threshold`."""
     both = first_sizes + second_sizes
@@ -88,9 +99,7 @@ def similarities(shared: Positions, first_sizes: Positions, second_sizes: Positi
     return ratio
 
 
-def overlaps(
-    one: ShingleSets, first: Positions, other: ShingleSets, second: Positions, threshold: float
-) -> Positions:
+def overlaps(one: ShingleSets, first: Positions, other: ShingleSets, second: Positions, threshold: float) -> Positions:
     """[pairs] shared shingles of sets `one[first]` and `other[second]`; -1 where less similar than `threshold`."""
     needed = needed_overlaps(one.sizes[first], other.sizes[second], threshold)
     if engine() is Engine.NUMPY:

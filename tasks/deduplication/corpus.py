@@ -1,0 +1,156 @@
+"""The documents of a run as one numbered row of texts: its own shards first, then those of earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+
+from infra.errors import ArtifactCorrupted
+from tasks.deduplication.index import SketchFile, State, read_states
+from tasks.documents import read_table
+from tasks.text.batch import Positions, TextBatch
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of the corpus.
+
+    `states` is set for a shard of an earlier run: its texts are in `documents` where they stayed, else in `removed`.
+    """
+
+    name: str
+    first_row: int
+    rows: int
+    sketch: Path
+    documents: Path
+    removed: Path | None = None
+    states: Path | None = None
+
+    def texts(self, places: Positions) -> Iterator[tuple[Positions, TextBatch]]:
+        """The texts at ascending places of this shard, some at a time, with their places."""
+        if self.states is None or self.removed is None:
+            yield from _texts_at(self.documents, places, places)
+            return
+        gone = read_states(self.states) != State.KEPT
+        before = np.cumsum(gone) - gone
+        away, here = places[gone[places]], places[~gone[places]]
+        yield from _texts_at(self.documents, here - before[here], here)
+        yield from _texts_at(self.removed, before[away], away)
+
+    def keeper_ids(self, places: Positions) -> pa.Array:
+        """Ids of what stayed in the earlier run for the documents at these places."""
+        assert self.states is not None and self.removed is not None
+        states = read_states(self.states)
+        ids = np.array(SketchFile(self.sketch).ids.take(pa.array(places)).to_pylist(), object)
+        gone = states[places] != State.KEPT
+        if gone.any():
+            before = np.cumsum(states != State.KEPT) - 1
+            keepers = read_table(self.removed, ["duplicate_of"]).column("duplicate_of")
+            ids[gone] = keepers.take(pa.array(before[places[gone]])).to_pylist()
+        return pa.array(ids, pa.string())
+
+
+def read_texts(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """A document shard, some rows at a time; raises ArtifactCorrupted naming a file that cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactCorrupted(
+            f"document shard '{path}' cannot be read: {error}.",
+            "delete its artifact's directory and run again; it is rebuilt from its inputs.",
+        ) from error
+
+
+def _texts_at(path: Path, rows: Positions, places: Positions) -> Iterator[tuple[Positions, TextBatch]]:
+    if not len(rows):
+        return
+    first = 0
+    for batch in read_texts(path, ["text"]):
+        inside = (rows >= first) & (rows < first + batch.num_rows)
+        if inside.any():
+            yield places[inside], TextBatch.from_arrow(batch.column(0)).take(rows[inside] - first)
+        first += batch.num_rows
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All shards in row order; rows from `own_rows` on belong to earlier runs."""
+
+    shards: tuple[Shard, ...]
+    own_rows: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return self.shards[-1].first_row + self.shards[-1].rows if self.shards else 0
+
+    @property
+    def own(self) -> tuple[Shard, ...]:
+        """This run's shards."""
+        return tuple(shard for shard in self.shards if shard.first_row < self.own_rows)
+
+    def places(self, rows: Positions) -> Iterator[tuple[Shard, npt.NDArray[np.bool_]]]:
+        """Shards that hold any of the rows, each with which of `rows` they are."""
+        firsts = np.array([shard.first_row for shard in self.shards])
+        number = np.searchsorted(firsts, rows, side="right") - 1
+        # Of shards that begin at the same row all but the last are empty.
+        for index in np.unique(number).tolist():
+            yield self.shards[index], number == index
+
+    def gather(self, rows: Positions) -> Gathered:
+        """Size, quality, id and source of some rows."""
+        result = Gathered.empty(len(rows))
+        for shard, chosen in self.places(rows):
+            sketch, places = SketchFile(shard.sketch), rows[chosen] - shard.first_row
+            result.sizes[chosen] = sketch.sizes[places]
+            result.quality[chosen] = sketch.quality[places]
+            result.ids[chosen] = sketch.ids.take(pa.array(places)).to_pylist()
+            result.sources[chosen] = sketch.sources.take(pa.array(places)).to_pylist()
+        return result
+
+    def content(self, rows: Positions) -> npt.NDArray[np.uint64]:
+        """[rows, 2] content hashes."""
+        content = np.zeros((len(rows), 2), np.uint64)
+        for shard, chosen in self.places(rows):
+            content[chosen] = SketchFile(shard.sketch).content[rows[chosen] - shard.first_row]
+        return content
+
+    def texts(self, rows: list[int]) -> dict[int, str]:
+        """Texts of a few rows."""
+        wanted = np.unique(np.array(rows, np.int64))
+        found = {}
+        for shard, chosen in self.places(wanted):
+            for places, batch in shard.texts(wanted[chosen] - shard.first_row):
+                found |= dict(zip((places + shard.first_row).tolist(), batch.texts(), strict=True))
+        return found
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What is known of some rows, in their order."""
+
+    sizes: Positions
+    quality: npt.NDArray[np.float64]
+    ids: npt.NDArray[np.object_]
+    sources: npt.NDArray[np.object_]
+
+    @classmethod
+    def empty(cls, rows: int) -> Gathered:
+        """Room for so many rows."""
+        return cls(np.zeros(rows, np.int64), np.zeros(rows), np.empty(rows, object), np.empty(rows, object))
+
+    def id_ranks(self) -> Positions:
+        """[rows] places of the ids in alphabetical order."""
+        ranks = np.empty(len(self.ids), np.int64)
+        order = pa.compute.sort_indices(pa.array(self.ids, pa.string())).to_numpy()
+        ranks[order] = np.arange(len(ranks))
+        return ranks
