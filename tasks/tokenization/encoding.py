@@ -24,7 +24,6 @@ from tasks.documents import read_table
 from tasks.sharded_work import UnitOutput
 from tasks.text import TextBatch
 from tasks.tokenization.engines import Engine, EngineFailed, Engines, Ids, open_engines, require_equal_ids
-from tasks.tokenization.probes import probe_texts
 from tasks.tokenization.token_shards import TokenShardWriter, open_token_shard, shard_files, token_dtype
 
 SPLITS = ("train", "validation")
@@ -130,8 +129,7 @@ def _encode(unit: EncodeUnit, rows: _ShardRows, engine: Engine, engines: Engines
             progress.lengths.append(np.array([len(ids) + 1 for ids in documents], np.int64))
             progress.sizes.append(batch.sizes)
         if engine is engines.fast:
-            probes = probe_texts(unit.tokenizer.read_bytes())
-            require_equal_ids(engine, engines.reference, TextBatch.from_texts(probes))
+            require_equal_ids(engine, engines.reference, TextBatch.from_texts(engines.probes))
     statistics = {split: _split_figures(unit, rows, split, progress) for split in SPLITS}
     encoding = {"engine": engine.name, "altered": progress.altered, "compared": progress.compared}
     return UnitOutput(tuple(files), {**statistics, "encoding": {**encoding, "difference": difference}})

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.text import TextBatch
-from tasks.tokenization.probes import probe_texts
+from tasks.tokenization.probes import probe_texts, short_probe_texts
 from tasks.tokenization.tokenizer import LoadedTokenizer, encode_batch, load_tokenizer
 
 Ids = npt.NDArray[np.uint32]
@@ -93,10 +93,11 @@ class FastEngine:
 
 @dataclass(frozen=True)
 class Engines:
-    """The reference and, unless `refusal` says why not, the fast engine of one tokenizer."""
+    """The reference and, unless `refusal` says why not, the fast engine of one tokenizer; probes to ask it again."""
 
     reference: ReferenceEngine
     fast: FastEngine | None
+    probes: tuple[str, ...] = ()
     refusal: str = ""
 
     @property
@@ -127,8 +128,8 @@ def _opened(path: Path, _modified_ns: int, _size_bytes: int, end_of_text: str) -
         fast = FastEngine(_fast_backend(definition))
         require_equal_ids(fast, reference, TextBatch.from_texts(probe_texts(definition)))
     except EngineFailed as error:
-        return Engines(reference, None, str(error))
-    return Engines(reference, fast)
+        return Engines(reference, None, refusal=str(error))
+    return Engines(reference, fast, tuple(short_probe_texts(definition)))
 
 
 def require_equal_ids(fast: Engine, reference: Engine, batch: TextBatch) -> None:
