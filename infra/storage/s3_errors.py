@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+import urllib3.exceptions
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -19,15 +20,16 @@ from botocore.exceptions import (
 
 from infra.errors import ConfigurationError, PipelineError, SourceError
 
-#: What a request may raise: an answer that is an error, or no answer.
-REQUEST_ERRORS = (ClientError, BotoCoreError)
+#: What a request may raise: an answer that is an error, or no answer. urllib3's own errors come through when the
+#: connection breaks inside the body of an error answer, which botocore reads without wrapping them.
+REQUEST_ERRORS = (ClientError, BotoCoreError, urllib3.exceptions.HTTPError)
 MISSING = {"404", "NoSuchKey", "NotFound"}
 PRECONDITION_FAILED = {"412", "PreconditionFailed"}
 UNSUPPORTED = {"501", "NotImplemented"}
 NO_SUCH_UPLOAD = "NoSuchUpload"
 INVALID_RANGE = {"416", "InvalidRange"}
 
-_NO_ANSWER = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+_NO_ANSWER = (HTTPClientError, IncompleteReadError, FlexibleChecksumError, urllib3.exceptions.HTTPError)
 _TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
     # The server is busy or broken for now, or two conditional writes met.

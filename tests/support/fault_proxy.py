@@ -25,9 +25,10 @@ _HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length
 
 @dataclass
 class Fault:
-    """What happens to which requests; exactly one of the actions is set.
+    """What happens to which requests; usually one of the actions is set.
 
     status, code: answer so without asking the server (S3's error document with that code).
+    method, contains, also_contains: which requests; `strikes` says which of them, counted from 0.
     cut_request_after: read so many bytes of the request's body, then reset the connection; the server sees nothing.
     lose_answer: have the server carry the request out, then reset the connection instead of answering.
     cut_response_after: send so many bytes of the answer's body, then reset the connection.
@@ -36,11 +37,13 @@ class Fault:
     bytes_per_second: pass the answer's body on at this rate.
     repeat_page: answer a listing with the page before it.
     set_header: replace one header of the answer before passing it on.
-    before: called before the request is passed on (a race, at its worst moment).
+    before, after: called before the request is passed on, and once it has been carried out (a race or a death, at
+    its worst moment).
     """
 
     method: str = ""
     contains: str = ""
+    also_contains: str = ""
     strikes: Callable[[int], bool] = lambda occurrence: occurrence == 0
     status: int = 0
     code: str = ""
@@ -53,12 +56,13 @@ class Fault:
     repeat_page: bool = False
     set_header: tuple[str, str] | None = None
     before: Callable[[], None] | None = None
+    after: Callable[[], None] | None = None
     seen: int = 0
     struck: int = 0
 
     def takes(self, method: str, address: str) -> bool:
         """Whether this request is one of those to strike; counts the ones that match."""
-        if (self.method and method != self.method) or self.contains not in address:
+        if self.method not in ("", method) or self.contains not in address or self.also_contains not in address:
             return False
         self.seen += 1
         if not self.strikes(self.seen - 1):
@@ -153,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.proxy.fault_for(self.command, self.path)
         if fault is not None and fault.cut_request_after is not None:
             self.rfile.read(min(fault.cut_request_after, self._body_bytes()))
+            if fault.before is not None:
+                fault.before()
             return self._reset()
         body = self.rfile.read(self._body_bytes())
         if fault is not None and fault.status:
@@ -163,6 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, answer = self._ask(body)
         if fault is None:
             return self._answer(status, headers, answer)
+        if fault.after is not None:
+            fault.after()
         return self._answer_faulty(fault, status, headers, answer)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815

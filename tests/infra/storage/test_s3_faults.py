@@ -129,6 +129,15 @@ def test_object_replaced_between_two_parts_is_read_anew(
     assert checksum_file(tmp_path / "copy") == checksum_file(new)
 
 
+def test_error_answers_are_cut_too(storage: S3Storage, fault_proxy: FaultProxy) -> None:
+    storage.create("warm", b"")
+    fault = fault_proxy.add(Fault("", "root/", cut_response_after=20, strikes=every(2)))
+    with pytest.raises(FileNotFoundError):
+        storage.read("missing")
+    assert not storage.create("warm", b"other")
+    assert fault.struck >= 2
+
+
 @pytest.mark.parametrize(
     "fault",
     [
