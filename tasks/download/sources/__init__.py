@@ -19,6 +19,7 @@ from tasks.download.sources.local_files import LocalFiles
 from tasks.download.sources.python_environment import InstalledDocs, StandardLibraryDocs, StandardLibrarySources
 from tasks.download.sources.session_events import SessionLogs
 from tasks.download.sources.source import Source
+from tasks.download.sources.structured_rows import INNER_KINDS
 from tasks.download.sources.web import WebFile
 from tasks.download.sources.wheels import WheelMember, WheelSource
 
@@ -33,10 +34,8 @@ SOURCE_TYPES: dict[str, type[Source]] = {
     "s3://": BucketFiles,
     "debian://": DebianPackages,
     "hf://": HubDataset,
-    "chat+file://": ConversationLogs,
-    "chat+hf://": ConversationLogs,
-    "events+file://": SessionLogs,
-    "events+hf://": SessionLogs,
+    **dict.fromkeys((f"chat+{inner}" for inner in INNER_KINDS), ConversationLogs),
+    **dict.fromkeys((f"events+{inner}" for inner in INNER_KINDS), SessionLogs),
     "file://": LocalFiles,
 }
 

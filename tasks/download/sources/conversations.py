@@ -1,4 +1,4 @@
-"""Chat logs as documents: `chat+file://PATH` and `chat+hf://ORG/NAME` over JSONL or Parquet.
+"""Chat logs as documents: `chat+file://PATH`, `chat+hf://ORG/NAME`, `chat+s3://...`, over JSONL or Parquet.
 
 A row is one conversation, in one of three layouts that are told apart by their fields:
 
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, field_validator
 
-from tasks.download.records import Record
+from tasks.download.formats import Record
 from tasks.download.sources.structured_rows import Row, StructuredFiles, rows_of
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -70,10 +70,9 @@ class ConversationLogs(StructuredFiles):
         defaults: dict[Role, str] = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
         return defaults | names
 
-    def records(self, cache_directory: Path) -> Iterator[Record]:
-        for origin, path in self.files(cache_directory):
-            for row in rows_of(path, origin):
-                yield from self.conversation(row)
+    def file_records(self, path: Path, origin: str) -> Iterator[Record]:
+        for row in rows_of(path, origin):
+            yield from self.conversation(row)
 
     def conversation(self, row: Row) -> Iterator[Record]:
         """The document of one row, and what was set aside of it."""

@@ -17,17 +17,19 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from pydantic import Field, field_validator, model_validator
 
 from infra.errors import SourceError
 from infra.storage.local import LocalStorage
-from tasks.download.records import Record
+from tasks.download.formats import DefectiveRecord, FilePlace, Record, RecordBuilder
 from tasks.download.sources.debian_archive import MAXIMUM_MEMBER_BYTES, Member, package_members, unpack_gzip
 from tasks.download.sources.documentation_text import cut_text, decode, kind_of, plain_text
-from tasks.download.sources.source import LicensedRecord, Source
+from tasks.download.sources.source import LicensedRecord, Source, SourcePart, licence_of
 from tasks.download.sources.web import download_file
 
 SCHEME = "debian://"
@@ -37,6 +39,7 @@ _REQUEST = re.compile(r"^([a-z0-9][a-z0-9+.-]+)(?:=([0-9][A-Za-z0-9.+:~-]*))?$")
 _COPYRIGHT = re.compile(r"^usr/share/doc/[^/]+/copyright(\.gz)?$")
 _LICENCES_NAMED = 4
 _EXCERPT_BYTES = 400
+_BINARY_SIGN_BYTES = 8192
 _FIX_APT = "correct the name, run `apt-get update`, set `mirror`, or mark the source `optional`."
 
 
@@ -113,13 +116,25 @@ class DebianPackages(Source):
         return f"sha256:{digest.hexdigest()}"
 
     def records(self, cache_directory: Path) -> Iterator[Record]:
-        if self.pinned and self.pin(cache_directory) != self.pinned:
-            raise SourceError(
-                f"source '{self.name}': the packages in '{cache_directory}' are not those that were resolved.",
-                "run again, so that sources are resolved anew; name versions to keep them.",
-            )
+        self._check_pinned(cache_directory)
         for deb in self.fetch(cache_directory):
             yield from self.records_of(deb)
+
+    def parts(self, cache_directory: Path, part_bytes: int) -> list[SourcePart]:
+        """One package a part; a single part where a cap needs one order."""
+        places = tuple(FilePlace(deb.name, size_bytes=deb.stat().st_size) for deb in self.fetch(cache_directory))
+        return [SourcePart(places)] if self.maximum_bytes is not None else [SourcePart((place,)) for place in places]
+
+    def batches(self, cache_directory: Path, part: SourcePart) -> Iterator[pa.RecordBatch]:
+        self._check_pinned(cache_directory)
+        debs = {deb.name: deb for deb in self.fetch(cache_directory)}
+        builder = RecordBuilder()
+        for place in part.places:
+            for record in self.records_of(debs[place.origin]):
+                builder.add(record, licence_of(record, self))
+                if builder.is_full():
+                    yield from builder.take()
+        yield from builder.take()
 
     def records_of(self, deb: Path) -> Iterator[Record]:
         """Documents of one package file; their origin is PACKAGE_VERSION_ARCHITECTURE/path#part."""
@@ -128,7 +143,7 @@ class DebianPackages(Source):
         for member in package_members(deb):
             if kind_of(member.path) is not None and self._is_chosen(member.path):
                 for record in member_records(member, f"{package}/{member.path}"):
-                    yield LicensedRecord(record.text, record.origin, record.defect, licence or "")
+                    yield record if record.defect else LicensedRecord(record.text, record.origin, None, licence or "")
 
     def fetch(self, cache_directory: Path) -> list[Path]:
         """The packages' files in the cache, in order, after fetching those that are not there."""
@@ -141,6 +156,13 @@ class DebianPackages(Source):
                 for deb in sorted(Path(temporary).glob("*.deb")):
                     LocalStorage(folder).upload(deb, deb.name)
         return [self._present(folder, request) for request in self.requests]
+
+    def _check_pinned(self, cache_directory: Path) -> None:
+        if self.pinned and self.pin(cache_directory) != self.pinned:
+            raise SourceError(
+                f"source '{self.name}': the packages in '{cache_directory}' are not those that were resolved.",
+                "run again, so that sources are resolved anew; name versions to keep them.",
+            )
 
     def _fetch_missing(self, missing: list[PackageRequest], target: Path) -> None:
         if self.mirror is not None:
@@ -165,28 +187,22 @@ class DebianPackages(Source):
 
 def member_records(member: Member, origin: str) -> Iterator[Record]:
     """The documents of one file of a package; what cannot be read comes back with a defect."""
-    data = member.data
-    defect = None
-    if data is not None and member.path.endswith((".gz", ".dz")):
-        try:
+    kind = kind_of(member.path) or "text"
+    data: bytes | None = member.data
+    try:
+        if data is not None and member.path.endswith((".gz", ".dz")):
             data = unpack_gzip(data)
-        except (EOFError, zlib.error) as error:
-            defect = f"damaged gzip: {type(error).__name__}"
-    if data is None:
-        defect = f"file of more than {MAXIMUM_MEMBER_BYTES} bytes"
-    elif defect is None and b"\0" in data[:8192]:
-        defect = "binary data, not text"
-    kind = kind_of(member.path)
-    if defect is None and data is not None and kind is not None:
-        try:
-            text = decode(data, member.path)
-        except UnicodeDecodeError as error:
-            defect = f"undecodable byte at {error.start}"
+        if data is None:
+            yield DefectiveRecord("", origin, "file over the size limit", MAXIMUM_MEMBER_BYTES)
+        elif b"\0" in data[:_BINARY_SIGN_BYTES]:
+            yield DefectiveRecord("", origin, "binary data, not text", len(data))
         else:
-            yield from _documents(plain_text(text, kind), origin)
-            return
-    excerpt = (data or b"")[:_EXCERPT_BYTES].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    yield Record(excerpt, origin, defect)
+            yield from _documents(plain_text(decode(data, member.path), kind), origin)
+    except (EOFError, zlib.error):
+        yield DefectiveRecord("", origin, "damaged gzip", member.size_bytes)
+    except UnicodeDecodeError as error:
+        excerpt = (data or b"")[:_EXCERPT_BYTES].decode("utf-8", "replace")
+        yield DefectiveRecord(excerpt, origin, "undecodable text", error.start)
 
 
 def stated_licences(copyright_text: str) -> str | None:
@@ -341,5 +357,12 @@ def _chosen_entry(
 
 
 def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: Path, size: int, modified: int) -> str:
+    """Every part of a source asks again; a file that did not change is read once a process."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

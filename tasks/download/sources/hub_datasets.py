@@ -20,12 +20,15 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.errors import SourceError, StorageFull
 from infra.storage.local import atomic_file, sync_directory
-from tasks.download.records import FieldChoice, Record, is_readable, read_file
-from tasks.download.sources.source import LicensedRecord, Source
+from tasks.download.formats import FilePlace, Record, is_readable, read_batches, records_of
+from tasks.download.sources.file_source import FileSource
+from tasks.download.sources.source import SourcePart
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -60,7 +63,7 @@ class HubListing(BaseModel):
     files: tuple[HubFile, ...]
 
 
-class HubDataset(Source):
+class HubDataset(FileSource):
     """JSONL, CSV, Parquet and text files of a data set repository, in path order."""
 
     include: tuple[str, ...] = Field(
@@ -71,7 +74,6 @@ class HubDataset(Source):
     keep_files: bool = Field(
         default=True, description="keep fetched files in the cache; false: one file on disk at a time, read and deleted"
     )
-    fields: FieldChoice = Field(default=FieldChoice(), description="which fields of structured records hold the text")
 
     @field_validator("uri")
     @classmethod
@@ -93,26 +95,33 @@ class HubDataset(Source):
     def pin(self, cache_directory: Path) -> str:
         return f"{_PIN}{self._listing(cache_directory, self.revision).commit}"
 
-    def records(self, cache_directory: Path) -> Iterator[Record]:
-        licence = "" if self.licence not in _UNKNOWN_LICENCES else self._pinned_listing(cache_directory).licence
-        for origin, path in self.files(cache_directory):
-            for record in _read(path, origin, self.fields):
-                yield LicensedRecord(record.text, record.origin, record.defect, licence)
+    def places(self, cache_directory: Path) -> list[FilePlace]:
+        listing = self._pinned_listing(cache_directory)
+        return [FilePlace(file.path, size_bytes=file.size_bytes) for file in self._chosen(listing)]
 
-    def files(self, cache_directory: Path) -> Iterator[tuple[str, Path]]:
-        """(path in the repository, verified local path) of each chosen file, in path order.
-
-        With `keep_files` off, a file is deleted when the next is asked for.
-        """
+    def local_path(self, cache_directory: Path, origin: str) -> Path:
         listing = self._pinned_listing(cache_directory)
         # One that others read too must not be deleted under them, so a passing file has a place of its own.
         place = "files" if self.keep_files else f"passing-{self.name}"
-        folder = self._folder(cache_directory) / listing.commit / place
-        for file in self._chosen(listing):
-            path = self._fetch(file, listing.commit, folder)
-            yield file.path, path
-            if not self.keep_files:
-                path.unlink(missing_ok=True)
+        file = next(file for file in listing.files if file.path == origin)
+        return self._fetch(file, listing.commit, self._folder(cache_directory) / listing.commit / place)
+
+    def batches(self, cache_directory: Path, part: SourcePart) -> Iterator[pa.RecordBatch]:
+        licence = "" if self.licence not in _UNKNOWN_LICENCES else self._pinned_listing(cache_directory).licence
+        for place in part.places:
+            path = self.local_path(cache_directory, place.origin)
+            for batch in read_batches(path, _reading_place(place), self.fields):
+                yield _as_found(batch, place.origin, licence)
+            self.release(path)
+
+    def records(self, cache_directory: Path) -> Iterator[Record]:
+        for batch in self.batches(cache_directory, SourcePart(tuple(self.places(cache_directory)))):
+            yield from records_of(batch)
+
+    def release(self, path: Path) -> None:
+        """The file has been read: with `keep_files` off it makes room for the next."""
+        if not self.keep_files:
+            path.unlink(missing_ok=True)
 
     def _pinned_listing(self, cache_directory: Path) -> HubListing:
         revision = self.pinned.removeprefix(_PIN) if self.pinned.startswith(_PIN) else self.revision
@@ -249,18 +258,24 @@ def _download(repository: str, path: str, commit: str, folder: Path) -> Path:
     return Path(str(fetched))
 
 
-def _read(path: Path, origin: str, fields: FieldChoice) -> Iterator[Record]:
-    """Records of a file; the Hub's `.json` files of training texts hold one object a line."""
-    name = _reading_name(origin)
-    if name == origin:
-        yield from read_file(path, origin, fields)
-        return
-    for record in read_file(path, name, fields):
-        yield replace(record, origin=origin + record.origin.removeprefix(name))
-
-
 def _reading_name(path: str) -> str:
+    """The Hub's `.json` files of training texts hold one object a line."""
     return re.sub(r"\.json(\.gz|\.zst)?$", r".jsonl\1", path)
+
+
+def _reading_place(place: FilePlace) -> FilePlace:
+    return replace(place, origin=_reading_name(place.origin))
+
+
+def _as_found(batch: pa.RecordBatch, path: str, licence: str) -> pa.RecordBatch:
+    """The batch under the file's own name and, where one is given, with its licence."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    name = _reading_name(path)
+    if name != path:
+        columns["origin"] = pc.binary_replace_slice(columns["origin"], 0, len(name.encode()), path)
+    if licence:
+        columns["licence"] = pa.array([licence] * batch.num_rows, pa.string())
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=batch.schema)
 
 
 def _hub_file(entry: RepoFile) -> HubFile:

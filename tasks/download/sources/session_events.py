@@ -1,4 +1,4 @@
-"""Session event logs as documents: `events+file://PATH` and `events+hf://ORG/NAME` over JSONL or Parquet.
+"""Session event logs as documents: `events+file://PATH`, `events+hf://ORG/NAME`, `events+s3://...`, JSONL or Parquet.
 
 A session is what one user does from putting the headset on to taking it off, recorded as events on several channels
 (head, controllers, gaze, voice, scene). A row is one event (`SessionEvent`):
@@ -38,7 +38,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tasks.download.records import Record
+from tasks.download.formats import Record
 from tasks.download.sources.structured_rows import StructuredFiles, rows_of
 
 Scalar = bool | int | float | str | None
@@ -100,11 +100,7 @@ class SessionLogs(StructuredFiles):
     minimum_events: int = Field(default=2, ge=1, description="a shorter document is set aside")
     decimals: int = Field(default=3, ge=0, le=9, description="digits after the point of numbers in values")
 
-    def records(self, cache_directory: Path) -> Iterator[Record]:
-        for origin, path in self.files(cache_directory):
-            yield from self._file_records(path, origin)
-
-    def _file_records(self, path: Path, origin: str) -> Iterator[Record]:
+    def file_records(self, path: Path, origin: str) -> Iterator[Record]:
         sessions: OrderedDict[str, _OpenSession] = OrderedDict()
         for row in rows_of(path, origin):
             if row.defect is not None:

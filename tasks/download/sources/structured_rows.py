@@ -1,12 +1,13 @@
 """Whole objects of JSONL and Parquet files, for sources whose documents are made of several fields or lines.
 
 A source of such files names where they lie by an inner uri: `chat+file://logs` reads local files, `chat+hf://ORG/NAME`
-those of a Hub data set.
+those of a Hub data set, `events+s3://bucket/prefix` a bucket, `chat+https://host/file.jsonl` one file on the web.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,16 +18,26 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 from pydantic import Field
 
 from infra.errors import SourceError
-from tasks.download.formats import ReadLimits, format_of
+from tasks.download.formats import FilePlace, ReadLimits, Record, RecordBuilder, format_of
 from tasks.download.formats.compression import UnpackedStream
 from tasks.download.formats.lines import LongLine, read_lines
-from tasks.download.records import Record
+from tasks.download.sources.buckets import BucketFiles
+from tasks.download.sources.file_source import FileSource
 from tasks.download.sources.hub_datasets import HubDataset
 from tasks.download.sources.local_files import LocalFiles
-from tasks.download.sources.source import Source
+from tasks.download.sources.source import Source, SourcePart, licence_of
+from tasks.download.sources.web import WebFile
 
 _EXCERPT_BYTES = 2_000
 _FORMATS = (".jsonl", ".ndjson", ".json", ".parquet")
+#: Kinds of sources whose files can be read as rows, by the beginning of their uri.
+INNER_KINDS: dict[str, type[FileSource]] = {
+    "file://": LocalFiles,
+    "hf://": HubDataset,
+    "s3://": BucketFiles,  # type: ignore[dict-item, unused-ignore]
+    "https://": WebFile,  # type: ignore[dict-item, unused-ignore]
+    "http://": WebFile,  # type: ignore[dict-item, unused-ignore]
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Row:
 
 
 class StructuredFiles(Source):
-    """A source over the JSONL or Parquet files behind `KIND+file://PATH` or `KIND+hf://ORG/NAME[@REVISION]`."""
+    """A source over the JSONL or Parquet files behind `KIND+INNER_URI`; files are read in parallel."""
 
     include: tuple[str, ...] = Field(default=("*",), description="patterns of file paths below the uri to read")
     keep_files: bool = Field(default=True, description="hf://: keep fetched files; false: one file on disk at a time")
@@ -47,31 +58,50 @@ class StructuredFiles(Source):
     def pin(self, cache_directory: Path) -> str:
         return self.inner().pin(cache_directory)
 
-    def inner(self) -> LocalFiles | HubDataset:
-        """The source of the files themselves."""
+    @abstractmethod
+    def file_records(self, path: Path, origin: str) -> Iterator[Record]:
+        """The documents of one file; `origin` is its name within the source."""
+
+    def inner(self) -> FileSource:
+        """The source of the files themselves; raises SourceError where there is no such kind."""
         uri = self.uri.partition("+")[2]
-        shared = {"name": self.name, "uri": uri, "include": self.include, "pinned": self.pinned}
-        if uri.startswith("hf://"):
-            return HubDataset(**shared, licence=self.licence, keep_files=self.keep_files)
-        if uri.startswith("file://"):
-            return LocalFiles(**shared)
-        raise SourceError(
-            f"source '{self.name}': '{self.uri}' names no place that its files can be read from.",
-            "use +file://PATH or +hf://ORG/NAME.",
-        )
+        kind = next((kind for beginning, kind in INNER_KINDS.items() if uri.startswith(beginning)), None)
+        if kind is None:
+            raise SourceError(
+                f"source '{self.name}': '{self.uri}' names no place that its files can be read from.",
+                f"use + and one of {', '.join(INNER_KINDS)}.",
+            )
+        known = {"name": self.name, "uri": uri, "licence": self.licence, "pinned": self.pinned}
+        choices = {"include": self.include, "keep_files": self.keep_files}
+        return kind(**known, **{name: value for name, value in choices.items() if name in kind.model_fields})
 
-    def files(self, cache_directory: Path) -> Iterator[tuple[str, Path]]:
-        """(path within the source, local path) of each file, in order; a Hub file is there until the next is asked."""
+    def parts(self, cache_directory: Path, part_bytes: int) -> list[SourcePart]:
+        places = self._places(cache_directory)
+        if self.maximum_bytes is not None:
+            return [SourcePart(tuple(places))]
+        return [SourcePart((place,)) for place in places]
+
+    def batches(self, cache_directory: Path, part: SourcePart) -> Iterator[pa.RecordBatch]:
+        builder = RecordBuilder()
+        for record in self._records_at(cache_directory, part.places):
+            builder.add(record, licence_of(record, self))
+            if builder.is_full():
+                yield from builder.take()
+        yield from builder.take()
+
+    def records(self, cache_directory: Path) -> Iterator[Record]:
+        yield from self._records_at(cache_directory, self._places(cache_directory))
+
+    def _places(self, cache_directory: Path) -> list[FilePlace]:
+        return [place for place in self.inner().places(cache_directory) if format_of(place.origin)[0] in _FORMATS]
+
+    def _records_at(self, cache_directory: Path, places: Iterable[FilePlace]) -> Iterator[Record]:
         source = self.inner()
-        found = source.files(cache_directory) if isinstance(source, HubDataset) else _local(source)
-        for origin, path in found:
-            if format_of(origin)[0] in _FORMATS:
-                yield origin, path
-
-
-def _local(source: LocalFiles) -> Iterator[tuple[str, Path]]:
-    for path in source._files():
-        yield source._origin(path), path
+        for place in places:
+            path = source.local_path(cache_directory, place.origin)
+            yield from self.file_records(path, place.origin)
+            if isinstance(source, HubDataset):
+                source.release(path)
 
 
 def rows_of(path: Path, origin: str, limits: ReadLimits | None = None) -> Iterator[Row]:

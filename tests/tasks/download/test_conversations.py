@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from artifact_rows import document_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -128,15 +129,18 @@ def test_files_are_read_in_order_with_damage_counted(tmp_path: Path, download: C
     assert ("c.parquet:1", None) in found
     assert [origin for origin, defect in found if defect] == ["a.jsonl:2", "a.jsonl:3", "b.jsonl.gz", "d.parquet"]
     artifact = download([{"name": "chat", "uri": f"chat+file://{folder}", "licence": "own"}])
-    documents = pq.read_table(artifact.path("documents/chat-00000.parquet"))
-    assert set(documents["licence"].to_pylist()) == {"own"}
+    rows = document_rows(artifact)
+    assert [row["origin"] for row in rows] == [origin for origin, defect in found if defect is None]
+    assert {row["licence"] for row in rows} == {"own"}
 
 
 def test_the_uri_decides_the_kind() -> None:
     assert source_type_of("chat+file:///logs") is ConversationLogs
     assert source_type_of("chat+hf://HuggingFaceH4/ultrachat_200k") is ConversationLogs
     inner = ConversationLogs(name="chat", uri="chat+hf://HuggingFaceH4/ultrachat_200k@main", include=("a*",)).inner()
-    assert (inner.uri, inner.include) == ("hf://HuggingFaceH4/ultrachat_200k@main", ("a*",))
+    assert (inner.uri, inner.model_dump()["include"]) == ("hf://HuggingFaceH4/ultrachat_200k@main", ("a*",))
+    bucket = ConversationLogs(name="chat", uri="chat+s3://logs/2026").inner()
+    assert (type(bucket).__name__, bucket.uri) == ("BucketFiles", "s3://logs/2026")
 
 
 JSON = st.recursive(

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from infra.errors import SourceError
 from tasks.download.sources import HubDataset, source_type_of
-from tasks.download.sources.source import LicensedRecord
 
 SECRET = "hf_secretsecretsecret"
 LINES = b"".join(json.dumps({"text": f"line {number}", "url": "x"}).encode() + b"\n" for number in range(3000))
@@ -71,7 +70,18 @@ def test_files_of_every_format_in_path_order(hub: Hub, dataset: Callable[..., Hu
     ]
     assert [record.origin for record in records if record.defect] == ["en/c4.00000.json.gz:2"]
     assert records[0].origin == "data/a.jsonl:1"
-    assert all(isinstance(record, LicensedRecord) and record.licence == "odc-by" for record in records)
+
+
+def test_documents_have_the_cards_licence_unless_the_source_states_one(
+    hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path
+) -> None:
+    def licences(source: HubDataset) -> set[str | None]:
+        parts = source.parts(tmp_path, part_bytes=1)
+        assert len(parts) == 2
+        return {name for part in parts for b in source.batches(tmp_path, part) for name in b["licence"].to_pylist()}
+
+    assert licences(dataset(include=("data/*",))) == {"odc-by"}
+    assert licences(dataset(include=("data/*",), licence="MIT")) == {None}
 
 
 def test_a_revision_is_pinned_to_its_commit_and_needs_the_hub_once(
@@ -181,9 +191,7 @@ def test_a_uri_names_one_data_set(uri: str, dataset: Callable[..., HubDataset]) 
         dataset(uri=uri)
 
 
-def test_own_licence_and_file_limit_are_kept(hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path) -> None:
+def test_only_the_first_files_are_read_when_asked(hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path) -> None:
     assert source_type_of("hf://org/texts") is HubDataset
-    source = dataset(include=("data/*",), maximum_files=1, licence="MIT")
-    records = list(source.records(tmp_path))
-    assert len(records) == 3000
-    assert {record.licence for record in records if isinstance(record, LicensedRecord)} == {""}
+    assert len(list(dataset(include=("data/*",), maximum_files=1).records(tmp_path))) == 3000
+    assert len(hub.asked_for("/blobs/")) == 1

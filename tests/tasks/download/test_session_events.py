@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from artifact_rows import document_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,7 +126,7 @@ def test_parquet_maps_are_values(tmp_path: Path, download: Callable[..., Artifac
     columns = {"session": ["s", "s"], "time": [0.0, 1.0], "channel": ["c", "c"], "event": ["e", "e"], "values": values}
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
     artifact = download([{"name": "vr", "uri": f"events+file://{tmp_path}/log.parquet", "licence": "consented"}])
-    documents = pq.read_table(artifact.path("documents/vr-00000.parquet")).to_pylist()
+    documents = document_rows(artifact)
     assert [(row["text"], row["licence"]) for row in documents] == [("+0.000 c e x=1\n+1.000 c e x=2.5", "consented")]
 
 
