@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import xxhash
 
 from infra.artifacts import Artifact, StageContext
 from infra.errors import ArtifactCorrupted, ConfigurationError
 from infra.storage.local import atomic_file
+from tasks.text.batch import TextBatch
 
 DOCUMENTS = "documents"
 REMOVED = "removed"
@@ -53,12 +57,8 @@ class Document:
     @property
     def id(self) -> str:
         """Stable identity: the same text from the same place has the same id on every machine."""
-        digest = xxhash.xxh3_128()
-        for part in (self.source, self.origin, self.text):
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little"))
-            digest.update(encoded)
-        return digest.hexdigest()
+        parts = [part.encode("utf-8", "surrogatepass") for part in (self.source, self.origin, self.text)]
+        return xxhash.xxh3_128_hexdigest(b"".join(_counted(part) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,34 @@ class Removal:
     document: Document
     reason: str
     score: float
+
+
+def document_ids(source: str, origins: pa.Array, texts: pa.Array) -> pa.Array:
+    """`Document.id` of many documents of one source, without an object a document."""
+    columns = [
+        pa.scalar(_counted(source.encode("utf-8", "surrogatepass")), pa.large_binary()),
+        _lengths(origins),
+        origins.cast(pa.large_binary()),
+        _lengths(texts),
+        texts.cast(pa.large_binary()),
+    ]
+    joined = pc.binary_join_element_wise(*columns, pa.scalar(b"", pa.large_binary()))
+    batch = TextBatch.from_arrow(joined)
+    view, places = memoryview(batch.buffer.data), batch.offsets.tolist()
+    hexdigest = xxhash.xxh3_128_hexdigest
+    ids = [hexdigest(view[start:stop]) for start, stop in pairwise(places)]
+    return pa.array(ids, pa.string())
+
+
+def _lengths(column: pa.Array) -> pa.Array:
+    lengths = TextBatch.from_arrow(column).sizes.astype("<i8")
+    offsets = 8 * np.arange(len(lengths) + 1, dtype=np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(lengths)]
+    return pa.Array.from_buffers(pa.large_binary(), len(lengths), buffers)
+
+
+def _counted(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
 
 
 def documents_table(documents: Sequence[Document]) -> pa.Table:

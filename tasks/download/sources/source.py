@@ -7,13 +7,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.download.records import Record
+from tasks.download.formats import FilePlace, Record, RecordBuilder
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """A part of a source that is read by itself: some of its files, or everything (no places).
+
+    What belongs to a part depends on the data alone, never on who reads it.
+    """
+
+    places: tuple[FilePlace, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes as stored, 0 where not known."""
+        return sum(place.size_bytes for place in self.places)
 
 
 class Source(BaseModel):
-    """A place texts come from. Subclasses add their own fields and implement `pin` and `records`."""
+    """A place texts come from. Subclasses add their own fields and implement `pin` and `records`.
+
+    One that consists of files is a `tasks.download.sources.file_source.FileSource` instead, whose parts are read in
+    parallel and continued one by one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +59,19 @@ class Source(BaseModel):
     @abstractmethod
     def records(self, cache_directory: Path) -> Iterator[Record]:
         """The source's records in a fixed order; raises SourceError naming the source."""
+
+    def parts(self, cache_directory: Path, part_bytes: int) -> list[SourcePart]:
+        """The source cut into parts of about `part_bytes` as stored, in order; one part where it cannot be cut."""
+        return [SourcePart()]
+
+    def batches(self, cache_directory: Path, part: SourcePart) -> Iterator[pa.RecordBatch]:
+        """The records of one part as batches of `tasks.download.formats.record.RECORD_SCHEMA`."""
+        builder = RecordBuilder()
+        for record in self.records(cache_directory):
+            builder.add(record, licence_of(record, self))
+            if builder.is_full():
+                yield from builder.take()
+        yield from builder.take()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def test_no_line_raises_and_every_defect_is_named(line: bytes) -> None:
         "malformed JSON line",
         "JSON line is not an object",
         "a text field is missing or not text",
+        "invalid UTF-8",
     )
     record.text.encode()
 
@@ -70,7 +71,7 @@ def test_a_cut_off_gzip_file_gives_what_it_has_and_says_so() -> None:
     lines = b"".join(b'{"text": "%d"}\n' % number for number in range(20000))
     records = list(read_stream(io.BytesIO(gzip.compress(lines)[:-2000]), "x.jsonl.gz", FieldChoice()))
     assert len(records) > 1000
-    assert records[-1].defect == "damaged gzip: EOFError"
+    assert records[-1].defect == "damaged gzip: it is cut off"
 
 
 def test_csv_and_parquet_rows() -> None:
@@ -89,7 +90,7 @@ def test_csv_and_parquet_rows() -> None:
 
 def test_undecodable_text_is_set_aside() -> None:
     (record,) = read_stream(io.BytesIO(b"caf\xe9"), "x.txt", FieldChoice())
-    assert record.defect == "undecodable byte at 3"
+    assert (record.defect, record.figure) == ("invalid UTF-8", 3)
 
 
 def test_long_text_is_cut_at_paragraphs_and_nothing_is_lost() -> None:
