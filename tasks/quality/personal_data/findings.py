@@ -14,6 +14,8 @@ from tasks.text.batch import Positions, TextBatch
 from tasks.text.scanning import Joined, ScanEngine, Scanner, joined_parts, scan_engine
 
 _STEP_BYTES = 256
+#: Anchors this close are searched in one go, what lies between them included.
+_NEAR_BYTES = 64
 #: (start, end, rank of the detector) in a block of bytes.
 Hit = tuple[int, int, int]
 _KIND_OF_DETECTOR = np.array([KINDS.index(detector.kind) for detector in DETECTORS], np.int8)
@@ -87,7 +89,7 @@ def search_anchored(block: Joined, detectors: Positions, ends: Positions) -> Fin
     hits: list[Hit] = []
     for rank in np.unique(detectors).tolist():
         detector = DETECTORS[rank]
-        for low, high in _runs(block.data, ends[detectors == rank].tolist(), detector.alphabet):
+        for low, high in _regions(block.data, ends[detectors == rank], detector.alphabet):
             hits.extend((start, end, rank) for start, end in _search(detector, block.data, low, high))
     kept = _without_overlaps(hits)
     rows = block.rows(np.array([start for start, _, _ in kept], np.int64))
@@ -106,15 +108,17 @@ def _search(detector: Detector, data: bytes, low: int, high: int) -> Iterator[tu
             yield span
 
 
-def _runs(data: bytes, ends: Sequence[int], alphabet: bytes) -> Iterator[tuple[int, int]]:
-    """The maximal runs of bytes of an alphabet that end in, or hold, the given places; each once."""
-    high = -1
-    for end in ends:
-        if end <= high:
+def _regions(data: bytes, ends: Positions, alphabet: bytes) -> Iterator[tuple[int, int]]:
+    """Parts of a block that hold whole runs of bytes of an alphabet: those that anchors end in, near ones together."""
+    breaks = np.flatnonzero(np.diff(ends) > _NEAR_BYTES)
+    firsts, lasts = ends[np.append(0, breaks + 1)].tolist(), ends[np.append(breaks, -1)].tolist()
+    reached = -1
+    for first, last in zip(firsts, lasts, strict=True):
+        if last <= reached:
             continue
-        low, high = _run_start(data, end, alphabet), _run_end(data, end, alphabet)
-        if high > low:
-            yield low, high
+        low, reached = max(reached, _run_start(data, first, alphabet)), _run_end(data, last, alphabet)
+        if reached > low:
+            yield low, reached
 
 
 def _run_start(data: bytes, place: int, alphabet: bytes) -> int:

@@ -90,7 +90,7 @@ _NUMBER_OF_A_THING = re.compile(
 # --- secrets ---------------------------------------------------------------------------------------
 
 _TOKENS = re.compile(
-    rb"(?<![A-Za-z0-9_])(?:(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?![A-Za-z0-9_])"
+    rb"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?![A-Za-z0-9_])"
     rb"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{40,255}|glpat-[A-Za-z0-9_-]{20,60}"
     rb"|xox[abeprs]-[A-Za-z0-9-]{10,250}|xapp-[0-9]-[A-Za-z0-9-]{20,250}"
     rb"|sk-[A-Za-z0-9_-]{20,250}|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,250}"
@@ -236,7 +236,9 @@ _QUAD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _DUMPED = re.compile(rb"(?<![0-9A-Za-z])(?:0x)?[0-9A-Fa-f]{2,16}[:,]?[ \t]{1,3}$")
 _DUMPED_ON = re.compile(rb"[ \t]{1,2}(?=[A-Fa-f]{0,7}\d)[0-9A-Fa-f]{2,8}(?![0-9A-Za-z])")
 _TRUNK_ZERO = re.compile(rb"\(0\)")
-_GROUP_ENDS = re.compile(rb"\d(?!\d)")
+_GROUPS = re.compile(rb"\d+")
+_GLUED = re.compile(rb"[A-Za-z0-9_]|[:,]\d")
+_EXTENSIONS = re.compile(_EXTENSION)
 
 
 def _is_written_number(match: re.Match[bytes]) -> bool:
@@ -251,20 +253,25 @@ def _is_written_number(match: re.Match[bytes]) -> bool:
 def _accept_international(match: re.Match[bytes]) -> Span | None:
     """The longest run of whole groups that makes a number of its country's plan."""
     candidate = match.group()
-    prefix = len(re.match(rb"\+|00|011", candidate).group())  # type: ignore[union-attr]
+    prefix = 1 if candidate.startswith(b"+") else 3 if candidate.startswith(b"011") else 2
     if validators.begins_with_separated_date(candidate[prefix:].decode("utf-8", "replace")):
         return None
     if prefix > 1 and not _is_written_number(match):
         return None
-    ends = [end.end() for end in _GROUP_ENDS.finditer(candidate)]
-    for end in reversed(ends):
-        following = match.string[match.start() + end : match.start() + end + 2]
-        if re.match(rb"[A-Za-z0-9_]|[:,]\d", following):
+    trunk = _TRUNK_ZERO.search(candidate)
+    for group in reversed(list(_GROUPS.finditer(candidate))):
+        end = match.start() + group.end()
+        if _GLUED.match(match.string, end):
             continue
-        digits = re.sub(rb"\D+", b"", _TRUNK_ZERO.sub(b"", candidate[prefix:end])).decode()
+        digits = re.sub(rb"\D+", b"", candidate[prefix : group.end()]).decode()
+        if trunk is not None and trunk.end() <= group.end():
+            before = len(re.sub(rb"\D+", b"", candidate[prefix : trunk.start()]))
+            digits = digits[:before] + digits[before + 1 :]
+        if len(digits) < 8:
+            return None
         if validators.is_international_number(digits):
-            extension = re.compile(_EXTENSION).match(match.string, match.start() + end)
-            return match.start(), extension.end() if extension else match.start() + end
+            extension = _EXTENSIONS.match(match.string, end)
+            return match.start(), extension.end() if extension else end
     return None
 
 
@@ -300,13 +307,11 @@ _IPV6 = re.compile(
 
 
 def _accept_ipv4(match: re.Match[bytes]) -> Span | None:
-    if not validators.is_public_address(_text(match)) or _follows(_VERSION_BEFORE, match):
-        return None
     # Section numbers and versions have small parts; of all addresses, one in 600 has three.
     small = sum(int(part) < 20 for part in match.group().split(b"."))
-    if small > 2 and not _follows(_ADDRESS_WORDS, match):
+    if _follows(_VERSION_BEFORE, match) or (small > 2 and not _follows(_ADDRESS_WORDS, match)):
         return None
-    return match.span()
+    return match.span() if validators.is_public_address(_text(match)) else None
 
 
 def _accept_ipv6(match: re.Match[bytes]) -> Span | None:
