@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from infra.artifacts import Artifact, ArtifactStore, build_stage
+from infra.artifacts import Artifact, ArtifactStore, Stage, StageConfig, StageContext, StageResult, build_stage
 from infra.errors import ConfigurationError
+from tasks.documents import DOCUMENTS, Document, documents_table, write_table
 from tasks.text import TextBatch
 from tasks.tokenization import STAGE, TokenizationConfig, load_tokenizer
 from tasks.tokenization.encoding import require_equal_ids
@@ -242,3 +243,19 @@ def test_text_is_never_taken_for_the_end_of_a_document(tmp_path: Path) -> None:
     path.write_text(tokenizer.to_str())
     with pytest.raises(ConfigurationError, match="ends a document at the text"):
         load_tokenizer(path, END)
+
+
+def test_documents_that_a_normaliser_changes_are_counted(
+    store: ArtifactStore, files: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = ["café in one code point", "cafe\u0301 in two", *(f"plain {number}" for number in range(30))]
+
+    def write(context: StageContext[StageConfig]) -> StageResult:
+        rows = [Document(text, "mine", str(place), "CC0") for place, text in enumerate(texts)]
+        write_table(context.directory / DOCUMENTS / "mine-00000.parquet", documents_table(rows))
+        return StageResult()
+
+    source = build_stage(Stage("texts", "raw_documents", 1, StageConfig, write), StageConfig(), {}, store).artifact
+    manifest = built(store, source, files["qwen"]).manifest
+    assert manifest.metrics["tokens/altered_documents"] == 1
+    assert manifest.metrics["tokens/fallback_shards"] == 0

@@ -16,6 +16,8 @@ from tasks.tokenization.token_shards import (
     TokenDataset,
     TokenShard,
     decode_index,
+    open_token_shard,
+    shard_files,
     token_dtype,
     write_token_shard,
 )
@@ -80,3 +82,19 @@ def test_damage_is_named(tmp_path: Path, suffix: str, damage: str) -> None:
     with pytest.raises(ArtifactCorrupted, match=f"train-00000{suffix}"):
         shard = TokenShard(tmp_path / "train-00000")
         _ = shard.sources, shard.document_bytes
+
+
+def test_a_shard_is_written_in_parts_and_not_at_all_on_an_error(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "train-00000", tmp_path / "train-00001"
+    write_token_shard(whole, [[1, 2, 9], [3, 9], [9]], [0, 1, 0], [5, 6, 0], np.dtype("<u2"))
+    with open_token_shard(parts, np.dtype("<u2")) as writer:
+        writer.append([np.array([1, 2], np.uint32)], np.array([0]), np.array([5]), end=9)
+        writer.append([], np.array([]), np.array([]), end=9)
+        writer.append([np.array([3], np.uint32), np.array([], np.uint32)], np.array([1, 0]), np.array([6, 0]), end=9)
+    for one, other in zip(shard_files(whole), shard_files(parts), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    with pytest.raises(ZeroDivisionError), open_token_shard(tmp_path / "train-00002", np.dtype("<u2")) as writer:
+        writer.append([np.array([1], np.uint32)], np.array([0]), np.array([1]))
+        raise ZeroDivisionError
+    assert not list(tmp_path.glob("*train-00002*"))
+    assert not list(tmp_path.glob(".tmp-*"))
