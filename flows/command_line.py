@@ -205,6 +205,57 @@ def generate(
     console.print()
 
 
+@app.command("train-classifier")
+def train_classifier(
+    classifier: Annotated[str, typer.Argument(help="quality or spam.", metavar="quality|spam")],
+    good: Annotated[list[Path], typer.Option(help="A file of good documents (JSONL, Parquet, text); repeatable.")],
+    bad: Annotated[list[Path], typer.Option(help="A file of bad documents or spam; repeatable.")],
+    output: Annotated[Path, typer.Option(help="Where the model goes; its report goes beside it.")],
+    text_field: Annotated[list[str] | None, typer.Option(help="The field that holds the text; repeatable.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the documents it is judged by.")] = 0.2,
+    quantize: Annotated[bool, typer.Option("--quantize", help="A file several times smaller, a little worse.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the documents.")] = 15,
+    dimension: Annotated[int, typer.Option(min=1, max=1024, help="Numbers per word vector.")] = 16,
+    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate of the first step.")] = 0.5,
+    word_ngrams: Annotated[int, typer.Option(min=1, max=5, help="Longest run of words that counts.")] = 2,
+    minimum_count: Annotated[int, typer.Option(min=1, help="Rarer words have no vector.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and files, same model.")] = 0,
+) -> None:
+    """Train a classifier of good and bad documents, judge it on held-out ones, write model and report."""
+    from infra.errors import ConfigurationError
+    from tasks.download.records import FieldChoice
+    from tasks.quality.classifier_training import REPORT_SUFFIX, Classifier
+    from tasks.quality.classifier_training import train_classifier as train
+    from tasks.text.fasttext.training import TrainingSettings
+
+    if classifier not in list(Classifier):
+        raise ConfigurationError(f"'{classifier}' is no classifier.", f"choose one of: {', '.join(Classifier)}.")
+    report = train(
+        Classifier(classifier),
+        good,
+        bad,
+        output,
+        TrainingSettings(
+            dimension=dimension, epochs=epochs, rate=rate, word_ngrams=word_ngrams, minimum_count=minimum_count,
+            seed=seed,
+        ),
+        held_out_share=held_out,
+        fields=FieldChoice(text_fields=tuple(text_field)) if text_field else None,
+        quantized=quantize,
+    )  # fmt: skip
+    table = Table(f"p({report.positive_label}) >=", "found", "precision", "recall", "false positives", box=None)
+    for row in report.thresholds:
+        precision = "-" if row.precision is None else f"{row.precision:.4f}"
+        table.add_row(str(row.threshold), str(row.found), precision, f"{row.recall:.4f}",
+                      f"{row.false_positive_rate:.4f}")  # fmt: skip
+    _say(f"Trained on {_counts(report.trained)}; judged by {_counts(report.held_out)}.")
+    left_out = {reason: count for reason, count in report.left_out.items() if count}
+    if left_out:
+        _say(f"Left out: {_counts(left_out)}.")
+    console.print(table)
+    _say(f"{output}  {report.model}\n{output}{REPORT_SUFFIX}")
+
+
 @app.command()
 def doctor(
     online: Annotated[bool, typer.Option(help="Also ask the package index whether it can be reached.")] = False,
@@ -245,6 +296,10 @@ def _latest_bundle(settings: StackSettings) -> Path:
         )
     newest = max(bundles, key=lambda manifest: manifest.created_at)
     return store.working_directory(newest.kind, newest.fingerprint) / "model"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tasks.text.batch import Bytes, Positions
 from tasks.text.characters import TABLE_SIZE
 from tasks.text.compiled_words import decode
-from tasks.text.engine import compiled, compiled_inline
+from tasks.text.engine import compiled
 from tasks.text.fasttext.tables import FNV_PRIME, FNV_SEED, INSIDE, MULTIBYTE, Tables, View, fnv_hash
 from tasks.text.hashing import GOLDEN_GAMMA, WORD_BASE, Hashes, mix_one
 
@@ -54,7 +54,7 @@ class Scratch(NamedTuple):
     values: Hashes
 
 
-@compiled_inline
+@compiled
 def _new_scratch() -> Scratch:
     return Scratch(
         np.empty(_SCRATCH_ROWS, np.int64),
@@ -64,7 +64,7 @@ def _new_scratch() -> Scratch:
     )
 
 
-@compiled_inline
+@compiled
 def _extend(value: np.uint64, byte: np.uint8) -> np.uint64:
     """One step of fastText's hash, whose bytes are signed; only the low 32 bits of the result count."""
     return (value ^ ((np.uint64(byte) ^ _SIGN_BIT) - _SIGN_BIT)) * _PRIME
@@ -141,7 +141,7 @@ def _is_skipped(buffer: Bytes, start: np.int64, end: np.int64) -> bool:
     return bool(end - start >= len(_LABEL)) and _equals_at(buffer, start, _LABEL, np.int64(0), np.int64(len(_LABEL)))
 
 
-@compiled_inline
+@compiled
 def _count_bits(value: np.uint64) -> np.uint64:
     """Ones in a 64-bit number, added up in pairs, fours and bytes (Wilkes, Wheeler, Gill 1957)."""
     value = value - (value >> _ONE & _PAIRS)
@@ -149,7 +149,7 @@ def _count_bits(value: np.uint64) -> np.uint64:
     return ((value + (value >> _4)) & _NIBBLES) * _BYTE_SUM >> _56
 
 
-@compiled_inline
+@compiled
 def _row_of_bucket(bucket: np.int64, tables: Tables) -> np.int64:
     row = np.int64(tables.words) + bucket
     if len(tables.kept):
@@ -238,7 +238,7 @@ def _short_ngram_rows(
     return count
 
 
-@compiled_inline
+@compiled
 def _run_row(runs: Hashes, order: int, value: np.uint64, tables: Tables) -> np.int64:
     """Row of the run of words that begins `order` words ago, now that one more word has come."""
     signed = value | (~_LOW_32 if value & _BIT_31 else _ZERO)
@@ -246,7 +246,7 @@ def _run_row(runs: Hashes, order: int, value: np.uint64, tables: Tables) -> np.i
     return _row_of_bucket(np.int64(runs[order] % np.uint64(tables.buckets)), tables)
 
 
-@compiled_inline
+@compiled
 def _shift_runs(runs: Hashes, value: np.uint64) -> None:
     """Forget the oldest run and begin one with the last word; runs[i] began i + 1 words ago."""
     for order in range(len(runs) - 1, 0, -1):
@@ -255,7 +255,7 @@ def _shift_runs(runs: Hashes, value: np.uint64) -> None:
         runs[0] = value | (~_LOW_32 if value & _BIT_31 else _ZERO)
 
 
-@compiled_inline
+@compiled
 def _add_rows(tables: Tables, rows: Positions, count: np.int64, sums: Positions) -> None:
     for index in range(count):
         vector = tables.rows[rows[index]]

@@ -28,7 +28,7 @@ def quantize(model: ModelFile) -> ModelFile:
         buckets = np.flatnonzero(values[words:].any(axis=1))
     rows = np.concatenate((values[:words], values[words + buckets]))
     norms = np.sqrt(np.add.accumulate(rows.astype(np.float64) ** 2, axis=1)[:, -1]).astype(np.float32)
-    directions = rows / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+    directions = (rows / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]).astype(np.float32)
     parts = [_cluster(directions[:, start : start + _PART_NUMBERS]) for start in range(0, rows.shape[1], _PART_NUMBERS)]
     norm_codes, norm_centroids = _cluster(norms[:, None])
     codes = np.stack([codes for codes, _ in parts], axis=1)
@@ -38,10 +38,16 @@ def quantize(model: ModelFile) -> ModelFile:
 
 
 def _cluster(points: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
-    """Nearest of 256 centroids for each point ([points, width]), by Lloyd's algorithm from evenly spaced points."""
+    """Nearest of 256 centroids for each point ([points, width]), by Lloyd's algorithm.
+
+    Points begin at evenly spaced ranks, single numbers at evenly spaced values: the few long vectors
+    are the words that decide, and must not share the centroid of the many short ones.
+    """
     in_order = points[np.lexsort(points.T[::-1])]
     sample = in_order[:: max(1, len(points) // _SAMPLE_ROWS)]
     centroids = sample[np.linspace(0, len(sample) - 1, CENTROIDS).astype(np.int64)].copy()
+    if points.shape[1] == 1:
+        centroids = np.linspace(in_order[0], in_order[-1], CENTROIDS, dtype=np.float32)
     for _ in range(_ROUNDS):
         nearest = _nearest(sample, centroids)
         counts = np.bincount(nearest, minlength=CENTROIDS)

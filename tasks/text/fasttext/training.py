@@ -33,8 +33,8 @@ class TrainingSettings:
     word_ngrams: longest run of words that counts; buckets: vectors shared by all n-grams;
     longest_ngram: characters (0: none)."""
 
-    dimension: int = 32
-    epochs: int = 5
+    dimension: int = 16
+    epochs: int = 15
     rate: float = 0.5
     minimum_count: int = 2
     word_ngrams: int = 2
