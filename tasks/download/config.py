@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.artifacts import StageConfig, run_argument
+from tasks.download.mixture import MixtureConfig
 from tasks.download.sources import AnySource, StandardLibraryDocs
 
 
@@ -42,6 +43,9 @@ class DownloadConfig(StageConfig):
         default=DecontaminationConfig(), description="evaluation items to keep out of the documents"
     )
     shard_bytes: int = Field(default=4 << 20, ge=1 << 10, description="text per document shard, bytes of UTF-8")
+    mixture: MixtureConfig | None = run_argument(
+        None, "weights of the sources; resolve_sources turns them into each source's `maximum_bytes`"
+    )
     unavailable: tuple[UnavailableSource, ...] = run_argument(
         (), "optional sources that resolve_sources found to be unavailable (for the report)"
     )
@@ -54,4 +58,13 @@ class DownloadConfig(StageConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sources: the names {twice} are used twice; every source needs its own")
+        return self
+
+    @model_validator(mode="after")
+    def _mixture_is_of_the_sources(self) -> DownloadConfig:
+        if self.mixture is not None:
+            names = {source.name for source in self.sources} | {source.name for source in self.unavailable}
+            wrong = sorted(names ^ set(self.mixture.weights))
+            if wrong:
+                raise ValueError(f"mixture.weights and sources differ in {wrong}; give every source a weight")
         return self

@@ -3,7 +3,8 @@
 A fingerprint made from `python://installed-docs` alone would be the same on two machines with
 different packages; one made from an optional source that is missing would later pass for the
 complete artifact. So sources are resolved first: each is pinned by a digest of what it provides, and
-optional ones that cannot be had are taken out and recorded.
+optional ones that cannot be had are taken out and recorded. Where the config has a mixture, each source
+that is left is then told how many bytes are needed of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from infra.errors import SourceError
 from tasks.download.config import DownloadConfig, UnavailableSource
+from tasks.download.mixture import with_mixture_targets
 from tasks.download.sources import Source
 
 
@@ -33,7 +35,7 @@ def resolve_sources(config: DownloadConfig, cache_directory: Path | None = None)
     decontamination = config.decontamination.model_copy(update={"evaluation_sets": evaluation_sets})
     return config.model_copy(
         update={
-            "sources": sources,
+            "sources": with_mixture_targets(sources, config.mixture),
             "decontamination": decontamination,
             "unavailable": tuple(unavailable),
             "cache_directory": cache,
