@@ -113,7 +113,7 @@ def sketch_texts(
 @compiled
 def collapse_spaces(
     buffer: Bytes, offsets: Positions, classes: npt.NDArray[np.uint8], result: Bytes, ends: Positions
-) -> int:
+) -> np.int64:
     """Copy texts with every run of white space as one space and none at the ends; returns the bytes written.
 
     `result` has room for one byte more than `buffer`.

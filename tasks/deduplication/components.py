@@ -8,10 +8,13 @@ import numpy.typing as npt
 from tasks.text.batch import Positions
 from tasks.text.engine import Engine, compiled, engine
 
+_FEW_PAIRS = 1 << 17
+
 
 def connected(count: int, first: Positions, second: Positions) -> Positions:
     """[count] cluster of each item, named by its smallest member; items without a pair are alone in theirs."""
-    if engine() is Engine.NUMPY:
+    # Loading the compiled loop takes a second, which the stage's own process spends while its workers wait.
+    if engine() is Engine.NUMPY or len(first) < _FEW_PAIRS:
         return _connected_by_numpy(count, first, second)
     labels = np.arange(count)
     _join(labels, first, second)

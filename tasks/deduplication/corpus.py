@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
 from infra.errors import ArtifactCorrupted
+from tasks.deduplication.arrow_arrays import to_arrow, to_numpy
 from tasks.deduplication.index import SketchFile, State, read_states
 from tasks.documents import read_table
 from tasks.text.batch import Positions, TextBatch
@@ -49,20 +52,26 @@ class Shard:
         """Ids of what stayed in the earlier run for the documents at these places."""
         assert self.states is not None and self.removed is not None
         states = read_states(self.states)
-        ids = np.array(SketchFile(self.sketch).ids.take(pa.array(places)).to_pylist(), object)
+        ids = np.array(SketchFile(self.sketch).ids.take(to_arrow(places)).to_pylist(), object)
         gone = states[places] != State.KEPT
         if gone.any():
             before = np.cumsum(states != State.KEPT) - 1
             keepers = read_table(self.removed, ["duplicate_of"]).column("duplicate_of")
-            ids[gone] = keepers.take(pa.array(before[places[gone]])).to_pylist()
-        return pa.array(ids, pa.string())
+            ids[gone] = keepers.take(to_arrow(before[places[gone]])).to_pylist()
+        return pa.array(ids.tolist(), pa.string())
 
 
 def read_texts(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """A document shard, some rows at a time; raises ArtifactCorrupted naming a file that cannot be read."""
+    with explained_read_errors(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
+
+
+@contextmanager
+def explained_read_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a document shard that cannot be read into ArtifactCorrupted naming it."""
     try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
+        yield
     except (OSError, pa.ArrowException) as error:
         raise ArtifactCorrupted(
             f"document shard '{path}' cannot be read: {error}.",
@@ -71,14 +80,18 @@ def read_texts(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _texts_at(path: Path, rows: Positions, places: Positions) -> Iterator[tuple[Positions, TextBatch]]:
+    """Texts of some rows of a file; row groups without any of them are not read."""
     if not len(rows):
         return
-    first = 0
-    for batch in read_texts(path, ["text"]):
-        inside = (rows >= first) & (rows < first + batch.num_rows)
-        if inside.any():
-            yield places[inside], TextBatch.from_arrow(batch.column(0)).take(rows[inside] - first)
-        first += batch.num_rows
+    with explained_read_errors(path), pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            last = first + file.metadata.row_group(group).num_rows
+            inside = slice(*np.searchsorted(rows, [first, last]).tolist())
+            if len(rows[inside]):
+                texts = TextBatch.from_arrow(file.read_row_group(group, ["text"], use_threads=False).column(0))
+                yield places[inside], texts.take(rows[inside] - first)
+            first = last
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,8 @@ class Corpus:
             sketch, places = SketchFile(shard.sketch), rows[chosen] - shard.first_row
             result.sizes[chosen] = sketch.sizes[places]
             result.quality[chosen] = sketch.quality[places]
-            result.ids[chosen] = sketch.ids.take(pa.array(places)).to_pylist()
-            result.sources[chosen] = sketch.sources.take(pa.array(places)).to_pylist()
+            result.ids[chosen] = sketch.ids.take(to_arrow(places)).to_pylist()
+            result.sources[chosen] = sketch.sources.take(to_arrow(places)).to_pylist()
         return result
 
     def content(self, rows: Positions) -> npt.NDArray[np.uint64]:
@@ -127,7 +140,7 @@ class Corpus:
     def texts(self, rows: list[int]) -> dict[int, str]:
         """Texts of a few rows."""
         wanted = np.unique(np.array(rows, np.int64))
-        found = {}
+        found: dict[int, str] = {}
         for shard, chosen in self.places(wanted):
             for places, batch in shard.texts(wanted[chosen] - shard.first_row):
                 found |= dict(zip((places + shard.first_row).tolist(), batch.texts(), strict=True))
@@ -151,6 +164,6 @@ class Gathered:
     def id_ranks(self) -> Positions:
         """[rows] places of the ids in alphabetical order."""
         ranks = np.empty(len(self.ids), np.int64)
-        order = pa.compute.sort_indices(pa.array(self.ids, pa.string())).to_numpy()
+        order = to_numpy(pc.sort_indices(pa.array(self.ids.tolist(), pa.string()))).astype(np.int64)
         ranks[order] = np.arange(len(ranks))
         return ranks

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+from infra.storage.local import atomic_file
+from tasks.deduplication.arrow_arrays import to_arrow
 from tasks.deduplication.components import best_of_each, connected
 from tasks.deduplication.corpus import Corpus
 from tasks.deduplication.index import State
@@ -33,6 +35,24 @@ class Decisions:
     exact: npt.NDArray[np.bool_]
     states: npt.NDArray[np.uint8]
     similarity: npt.NDArray[np.float64]
+
+    def write(self, path: Path) -> None:
+        """Leave them for other processes."""
+        with atomic_file(path) as stream:
+            np.savez(
+                stream,
+                rows=self.rows,
+                keepers=self.keepers,
+                exact=self.exact,
+                states=self.states,
+                similarity=self.similarity,
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Decisions:
+        """What `write` left."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(**{name: stored[name] for name in stored.files})
 
     def cluster_sizes(self) -> tuple[Positions, Positions]:
         """Keepers, ascending, and how many documents each stands for, itself included."""
@@ -78,10 +98,10 @@ def write_decisions(corpus: Corpus, decisions: Decisions, directory: Path) -> di
     for shard in corpus.own:
         start, stop = np.searchsorted(decisions.rows, [shard.first_row, shard.first_row + shard.rows]).tolist()
         columns = {
-            "place": pa.array(decisions.rows[start:stop] - shard.first_row, pa.int64()),
-            "state": pa.array(decisions.states[start:stop]),
+            "place": to_arrow(decisions.rows[start:stop] - shard.first_row),
+            "state": to_arrow(decisions.states[start:stop]),
             "reason": pa.array(np.where(decisions.exact[start:stop], EXACT, NEAR).tolist(), pa.string()),
-            "score": pa.array(decisions.similarity[start:stop], pa.float64()),
+            "score": to_arrow(decisions.similarity[start:stop]),
             "duplicate_of": keeper_ids[start:stop],
             "keeper_source": keeper_sources[start:stop],
         }
@@ -98,8 +118,9 @@ def _keeper_names(corpus: Corpus, keepers: Positions) -> tuple[pa.Array, pa.Arra
     for shard, chosen in corpus.places(distinct[earlier]):
         rows = np.flatnonzero(earlier)[chosen]
         known.ids[rows] = shard.keeper_ids(distinct[rows] - shard.first_row).to_pylist()
-    where = pa.array(places)
-    return pa.array(known.ids, pa.string()).take(where), pa.array(known.sources, pa.string()).take(where)
+    where = to_arrow(places)
+    ids, sources = (pa.array(names.tolist(), pa.string()) for names in (known.ids, known.sources))
+    return ids.take(where), sources.take(where)
 
 
 def size_counts(sizes: Positions) -> Counter[int]:

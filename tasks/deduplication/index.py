@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from infra.errors import ArtifactCorrupted, ConfigurationError
 from infra.storage.checksum import checksum_bytes, checksum_file
 from infra.storage.local import atomic_file
+from tasks.deduplication.arrow_arrays import to_arrow, to_numpy
 from tasks.deduplication.sketch import SketchSettings
 from tasks.documents import DOCUMENTS, REMOVED
 from tasks.text.batch import Positions
@@ -61,13 +63,13 @@ class SketchedRows:
         for band in range(self.keys.shape[1]):
             keys = self.keys[:, band]
             order = np.argsort(keys, kind="stable")
-            columns[f"key_{band:02d}"] = pa.array(keys[order])
-            columns[f"row_{band:02d}"] = pa.array(order.astype(np.uint32))
+            columns[f"key_{band:02d}"] = to_arrow(keys[order])
+            columns[f"row_{band:02d}"] = to_arrow(order.astype(np.uint32))
         columns |= {
-            "content_high": pa.array(self.content[:, 0]),
-            "content_low": pa.array(self.content[:, 1]),
-            "bytes": pa.array(self.sizes),
-            "quality": pa.array(self.quality),
+            "content_high": to_arrow(self.content[:, 0]),
+            "content_low": to_arrow(self.content[:, 1]),
+            "bytes": to_arrow(self.sizes),
+            "quality": to_arrow(self.quality),
             "id": self.ids,
             "source": self.sources,
         }
@@ -121,9 +123,8 @@ class SketchFile:
         """[rows] sources."""
         return self._batch.column("source")
 
-    def _numbers(self, name: str) -> npt.NDArray[np.generic]:
-        numbers: npt.NDArray[np.generic] = self._batch.column(name).to_numpy(zero_copy_only=True)
-        return numbers
+    def _numbers(self, name: str) -> np.ndarray[Any, Any]:
+        return to_numpy(self._batch.column(name))
 
 
 def write_arrow(path: Path, batches: Sequence[pa.RecordBatch]) -> None:

@@ -6,10 +6,10 @@ most twice the limit, only rows y of the group with d(leader, y) >= d(leader, x)
 limit, and only those are compared; rows still further away cannot be similar to any of the group. The next
 leader is the first row without a group. So every similar pair of the bucket ends up in one component.
 
-The work is bounded: `LEADERS` leaders a bucket, as many further comparisons as those of the leaders, and
+The work is bounded: `LEADERS` comparisons a row with leaders and, on average, as many with rows of groups; and
 windows of `WINDOW_BYTES` of shingles at a time (leaders are carried from window to window). Rows that no
-leader could take, and rows beyond the first window, are counted: only there a pair can be missed in this
-bucket, and a similar pair meets in eight of 25 buckets on average.
+leader could take, that found no comparison left, or are beyond the first window are counted: only there a pair
+can be missed in this bucket, and a pair at 0.8 meets in eight of 25 buckets on average.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class _Bucket:
 
     def compare(self, carried: int, most_leaders: int) -> None:
         """Let the first `carried` rows lead, then rows without a group, up to `most_leaders` in all."""
+        self._budget = most_leaders * len(self._rows)
         for leader in range(carried):
             self._lead(leader)
         while len(self.leaders) < most_leaders:
@@ -110,7 +111,6 @@ class _Bucket:
         self.leaders.append(leader)
         self._has_group[leader] = True
         others = np.flatnonzero(self._component != self._component[leader])
-        self._budget += len(others)
         similarity = self._similarity(leader, others, max(2 * self._threshold - 1, 0))
         near = similarity >= self._threshold
         self._link(np.full(int(near.sum()), leader), others[near], similarity[near])

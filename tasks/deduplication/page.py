@@ -14,10 +14,16 @@ from typing import Any
 import jinja2
 import numpy as np
 import orjson
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.storage.local import atomic_file
+from tasks.charts import INK, new_chart, plain_bars, save_chart, stacked_bars
 from tasks.deduplication.corpus import Corpus
-from tasks.deduplication.decisions import Decisions
+from tasks.deduplication.decisions import Decisions, size_counts
+from tasks.deduplication.index import SketchFile
+from tasks.deduplication.units import EXACT, NEAR
+from tasks.documents import PLOTS
+from tasks.sharded_work import UnitOutput
 
 _TEMPLATE = Path(__file__).with_name("clusters.html")
 _SHOWN_DUPLICATES = 3
@@ -27,6 +33,7 @@ _COMPARED_WORDS = 300
 _SHOWN_WORDS = 120
 _WORDS_BEFORE = 20
 _MOST_SOURCES = 24
+_LARGEST_BAR = 8
 _MOST_TABLE_ROWS = 40
 _PIECE = re.compile(r"\S+\s*")
 #: What terminals and browsers might act on.
@@ -64,6 +71,57 @@ class Cluster:
     earlier: bool
     excerpt: str
     duplicates: list[Duplicate]
+
+
+@dataclass(frozen=True)
+class ReportUnit:
+    """Write what there is to look at: clusters.html, clusters.jsonl and the plots.
+
+    `decisions`: where the stage left them (`Decisions.write`).
+    """
+
+    corpus: Corpus
+    decisions: Path
+    examples: int
+    directory: Path
+
+    def run(self) -> UnitOutput:
+        """Write all files."""
+        decisions = Decisions.read(self.decisions)
+        page = ClusterPage(self.corpus, decisions, self.examples)
+        sizes = size_counts(decisions.cluster_sizes()[1])
+        by_source, between = _by_source(self.corpus, decisions)
+        files = [self.directory / "clusters.html", self.directory / "clusters.jsonl"]
+        page.write(files[0], sizes, between)
+        write_examples(files[1], page.clusters)
+        plots = self.directory / PLOTS
+        files += [plots / f"{name}.png" for name in ("duplicates_by_source", "cluster_sizes", "sources_in_common")]
+        stacked_bars(files[2], "What deduplication kept and removed", "documents", by_source)
+        plain_bars(files[3], "Clusters of duplicates by size", "clusters", *_size_bars(sizes))
+        _draw_heat_map(files[4], heat_map(between))
+        return UnitOutput(tuple(files))
+
+
+def _by_source(corpus: Corpus, decisions: Decisions) -> tuple[dict[str, dict[str, float]], Counter[tuple[str, str]]]:
+    """Documents by source and fate, and duplicates by their source and that of what stays."""
+    counts: dict[str, dict[str, float]] = {}
+    for shard in corpus.own:
+        for row in pc.value_counts(SketchFile(shard.sketch).sources).to_pylist():
+            fates = counts.setdefault(row["values"], {"kept": 0, EXACT: 0, NEAR: 0})
+            fates["kept"] += row["counts"]
+    distinct, places = np.unique(decisions.keepers, return_inverse=True)
+    sources = corpus.gather(decisions.rows).sources.tolist()
+    keepers = corpus.gather(distinct).sources[places].tolist()
+    for source, exact in zip(sources, decisions.exact.tolist(), strict=True):
+        counts[source]["kept"] -= 1
+        counts[source][EXACT if exact else NEAR] += 1
+    return counts, Counter(zip(sources, keepers, strict=True))
+
+
+def _size_bars(sizes: Counter[int]) -> tuple[list[str], list[float]]:
+    labels = [str(size) for size in range(2, _LARGEST_BAR)] + [f"{_LARGEST_BAR} or more"]
+    values = [float(sizes[size]) for size in range(2, _LARGEST_BAR)]
+    return labels, [*values, float(sum(count for size, count in sizes.items() if size >= _LARGEST_BAR))]
 
 
 class ClusterPage:
@@ -114,7 +172,7 @@ class ClusterPage:
             duplicates.append(
                 Duplicate(
                     *names[row],
-                    "exact duplicate" if self._decisions.exact[place] else "near duplicate",
+                    EXACT if self._decisions.exact[place] else NEAR,
                     round(float(self._decisions.similarity[place]), 4),
                     _excerpt(texts[row]),
                     ours,
@@ -147,15 +205,19 @@ def side_by_side(kept: str, gone: str) -> tuple[list[Piece], list[Piece]]:
     same = next((place for place, (a, b) in enumerate(pairs) if a.strip() != b.strip()), min(map(len, sides)))
     start = max(0, same - _WORDS_BEFORE) if same < max(map(len, sides)) else 0
     ours, theirs = (pieces[start : start + _COMPARED_WORDS] for pieces in sides)
-    words = [[piece.strip() for piece in pieces] for pieces in (ours, theirs)]
+    blocks = difflib.SequenceMatcher(None, _stripped(ours), _stripped(theirs), autojunk=False).get_opcodes()
     left: list[Piece] = []
     right: list[Piece] = []
-    for kind, a, a_end, b, b_end in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+    for kind, a, a_end, b, b_end in blocks:
         for side, pieces, low, high in ((left, ours, a, a_end), (right, theirs, b, b_end)):
             text = "".join(pieces[low : min(high, _SHOWN_WORDS)])
             if text:
                 side.append(Piece(_shortened(text), kind != "equal"))
     return left, right
+
+
+def _stripped(pieces: list[str]) -> list[str]:
+    return [piece.strip() for piece in pieces]
 
 
 def _shortened(text: str) -> str:
@@ -208,6 +270,22 @@ def heat_map(between: Counter[tuple[str, str]]) -> HeatMap:
     top = np.log1p(max(merged.values(), default=1))
     cells = [[(merged[row, column], float(np.log1p(merged[row, column]) / top)) for column in columns] for row in rows]
     return HeatMap(rows, columns, cells)
+
+
+def _draw_heat_map(path: Path, matrix: HeatMap) -> None:
+    figure, axes = new_chart("Duplicates between sources", len(matrix.rows) + 4)
+    axes.grid(visible=False)
+    axes.set_xlabel("source of the document that stays", color=INK, fontsize=9)
+    axes.set_ylabel("source of the document that went", color=INK, fontsize=9)
+    if matrix.rows:
+        shades = np.array([[shade for _, shade in row] for row in matrix.cells])
+        axes.imshow(shades, cmap="GnBu", vmin=0, vmax=1.4, aspect="auto")
+        axes.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(matrix.rows)), matrix.rows, fontsize=7)
+        for row, cells in enumerate(matrix.cells):
+            for column, (count, _) in enumerate(cells):
+                axes.text(column, row, f"{count:,}" if count else "", ha="center", va="center", fontsize=6, color=INK)
+    save_chart(figure, path)
 
 
 def _largest_sources(between: Counter[tuple[str, str]]) -> set[str]:

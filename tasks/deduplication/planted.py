@@ -18,6 +18,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.storage.local import atomic_file
+from tasks.deduplication.arrow_arrays import to_arrow
 from tasks.deduplication.corpus import Corpus
 from tasks.deduplication.in_memory import find_duplicates
 from tasks.deduplication.index import SketchFile
@@ -28,7 +29,7 @@ from tasks.text.batch import TextBatch
 
 _WORD = re.compile(r"\w+")
 _MINIMUM_WORDS = 50
-_MAXIMUM_CHARACTERS = 20_000
+_MAXIMUM_CHARACTERS = 8_000
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class PlantedUnit:
         lowest = pa.schema([("id", pa.string()), ("content", pa.uint64()), ("row", pa.int64())]).empty_table()
         for shard in self.corpus.own:
             sketch = SketchFile(shard.sketch)
-            rows = pa.array(np.arange(shard.first_row, shard.first_row + shard.rows))
-            part = pa.table({"id": sketch.ids, "content": pa.array(sketch.content_high), "row": rows})
+            rows = to_arrow(np.arange(shard.first_row, shard.first_row + shard.rows))
+            part = pa.table({"id": sketch.ids, "content": to_arrow(sketch.content_high), "row": rows})
             both = pa.concat_tables([lowest, part])
             order = [("id", "ascending"), ("content", "ascending")]
             lowest = both.take(pc.select_k_unstable(both, min(self.pairs, both.num_rows), order))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from infra.storage.local import atomic_file
+from tasks.deduplication.arrow_arrays import to_arrow, to_numpy
 from tasks.deduplication.index import read_arrow
 from tasks.deduplication.shingle_sets import ShingleSets
 from tasks.text.batch import Positions
@@ -21,8 +22,8 @@ def write_sets(path: Path, parts: Iterable[tuple[Positions, ShingleSets]]) -> No
     """Write sets with their rows, part by part."""
     with atomic_file(path) as stream, pa.ipc.new_file(stream, _SCHEMA) as writer:
         for rows, sets in parts:
-            lists = pa.LargeListArray.from_arrays(pa.array(sets.offsets), pa.array(sets.hashes))
-            writer.write_batch(pa.record_batch([pa.array(rows), lists], schema=_SCHEMA))
+            lists = pa.LargeListArray.from_arrays(to_arrow(sets.offsets), to_arrow(sets.hashes))
+            writer.write_batch(pa.record_batch([to_arrow(rows), lists], schema=_SCHEMA))
 
 
 class SetFiles:
@@ -34,8 +35,8 @@ class SetFiles:
         for path in paths:
             for batch in read_arrow(path):
                 lists = batch.column("set")
-                sets = ShingleSets(lists.values.to_numpy(), lists.offsets.to_numpy())
-                rows.append(batch.column("row").to_numpy())
+                sets = ShingleSets(to_numpy(lists.values), to_numpy(lists.offsets))
+                rows.append(to_numpy(batch.column("row")))
                 sizes.append(sets.sizes)
                 part_of.append(np.full(len(sets), len(self._parts), np.int64))
                 place.append(np.arange(len(sets)))

@@ -85,7 +85,7 @@ def needed_overlaps(first_sizes: Positions, second_sizes: Positions, threshold: 
     """[pairs] fewest shared shingles for which `similarities` reaches `threshold`."""
     both = first_sizes + second_sizes
     estimate = np.floor(both * (threshold / (1 + threshold))).astype(np.int64)
-    needed = estimate + 2
+    needed: Positions = estimate + 2
     with np.errstate(divide="ignore"):
         for step in (1, 0, -1):  # rounding may have moved the estimate by one
             fewer = np.maximum(estimate + step, 0)

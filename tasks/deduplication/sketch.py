@@ -111,7 +111,7 @@ def content_hashes(batch: TextBatch) -> npt.NDArray[np.uint64]:
     hashes = np.empty((len(batch), 2), np.uint64)
     for start, part in batch.parts():
         collapsed, ends = _collapsed(part)
-        view = memoryview(collapsed)
+        view = collapsed.data
         digests = []
         first = 0
         for last in ends.tolist():

@@ -9,20 +9,17 @@ from typing import Any
 
 from infra.artifacts import Stage, StageContext, StageResult
 from infra.errors import ConfigurationError
-from tasks.charts import plain_bars, stacked_bars
 from tasks.deduplication.config import DeduplicationConfig
 from tasks.deduplication.corpus import Corpus
 from tasks.deduplication.decisions import Decisions, decide, size_counts, write_decisions
 from tasks.deduplication.index import INDEX_FILE, Index, IndexedShard, Reference, index_settings
-from tasks.deduplication.page import ClusterPage, source_matrix, write_examples
+from tasks.deduplication.page import ReportUnit, source_matrix
 from tasks.deduplication.planted import PlantedResult
 from tasks.deduplication.rounds import Rounds
 from tasks.deduplication.sketch import SketchSettings
-from tasks.deduplication.units import EXACT, NEAR, WriteUnit, run_unit
-from tasks.documents import PLOTS, SCRATCH, carried_statistics, document_shards, only_input
+from tasks.deduplication.units import EXACT, NEAR, Unit, WriteUnit, run_unit
+from tasks.documents import SCRATCH, carried_statistics, document_shards, only_input
 from tasks.sharded_work import ProgressSpan, ShardWorkers
-
-_LARGEST_BAR = 8
 
 
 def run(context: StageContext[DeduplicationConfig]) -> StageResult:
@@ -43,15 +40,17 @@ def run(context: StageContext[DeduplicationConfig]) -> StageResult:
         links, planted, totals = rounds.verify(corpus, rounds.candidates(corpus, exact))
         decisions = decide(corpus, exact, links)
         paths = write_decisions(corpus, decisions, scratch / "decisions")
-        units = {
-            shard.name: WriteUnit(shard.name, shard.documents, paths[shard.name], context.directory)
-            for shard in corpus.own
-        }
-        figures = workers.run(ProgressSpan("writing", 0.84, 0.96), units, run_unit)
-    indexed = tuple(IndexedShard(name, **figure["index"]) for name, figure in figures.items())
+        decisions.write(scratch / "decisions.npz")
+        report = ReportUnit(corpus, scratch / "decisions.npz", config.example_clusters, context.directory)
+        units: dict[str, Unit] = {"report": report}
+        for shard in corpus.own:
+            units[f"shard/{shard.name}"] = WriteUnit(shard.name, shard.documents, paths[shard.name], context.directory)
+        figures = workers.run(ProgressSpan("writing", 0.84, 0.98), units, run_unit)
+    del figures["report"]
+    indexed = tuple(IndexedShard(name.removeprefix("shard/"), **figure["index"]) for name, figure in figures.items())
     Index(index_settings(settings), indexed).write(context.directory / INDEX_FILE)
     totals["verified"] = len(links.pairs)
-    result = _result(context, list(figures.values()), corpus, decisions, planted, totals)
+    result = _result(list(figures.values()), corpus, decisions, planted, totals)
     shutil.rmtree(scratch, ignore_errors=True)
     return StageResult(result.metrics, result.tables, {**result.statistics, "carried": carried_statistics(artifact)})
 
@@ -70,7 +69,6 @@ def _references(config: DeduplicationConfig, settings: SketchSettings) -> list[R
 
 
 def _result(
-    context: StageContext[DeduplicationConfig],
     figures: list[Mapping[str, Any]],
     corpus: Corpus,
     decisions: Decisions,
@@ -87,8 +85,6 @@ def _result(
             removed[source, reason] += count
             between[source, keeper_source] += count
     keepers, sizes = decisions.cluster_sizes()
-    counts = size_counts(sizes)
-    _write_report(context, corpus, decisions, documents, removed, between)
     gone = Counter({reason: sum(removed[source, reason] for source in documents) for reason in (EXACT, NEAR)})
     kept = corpus.own_rows - len(decisions.rows)
     return StageResult(
@@ -135,40 +131,9 @@ def _result(
         },
         statistics={
             "kept_bytes": dict(kept_bytes),
-            "cluster_sizes": {str(size): count for size, count in sorted(counts.items())},
+            "cluster_sizes": {str(size): count for size, count in sorted(size_counts(sizes).items())},
         },
     )
-
-
-def _write_report(
-    context: StageContext[DeduplicationConfig],
-    corpus: Corpus,
-    decisions: Decisions,
-    documents: Counter[str],
-    removed: Counter[tuple[str, str]],
-    between: Counter[tuple[str, str]],
-) -> None:
-    plots = context.directory / PLOTS
-    by_source = {
-        source: {
-            "kept": documents[source] - removed[source, EXACT] - removed[source, NEAR],
-            EXACT: removed[source, EXACT],
-            NEAR: removed[source, NEAR],
-        }
-        for source in documents
-    }
-    stacked_bars(plots / "duplicates_by_source.png", "What deduplication kept and removed", "documents", by_source)
-    counts = size_counts(decisions.cluster_sizes()[1])
-    plain_bars(plots / "cluster_sizes.png", "Clusters of duplicates by size", "clusters", *_size_bars(counts))
-    page = ClusterPage(corpus, decisions, context.config.example_clusters)
-    page.write(context.directory / "clusters.html", counts, between)
-    write_examples(context.directory / "clusters.jsonl", page.clusters)
-
-
-def _size_bars(sizes: Counter[int]) -> tuple[list[str], list[float]]:
-    labels = [str(size) for size in range(2, _LARGEST_BAR)] + [f"{_LARGEST_BAR} or more"]
-    values = [float(sizes[size]) for size in range(2, _LARGEST_BAR)]
-    return labels, [*values, float(sum(count for size, count in sizes.items() if size >= _LARGEST_BAR))]
 
 
 STAGE = Stage("deduplication", "unique_documents", 2, DeduplicationConfig, run)

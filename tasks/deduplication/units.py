@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.storage.local import atomic_file
+from tasks.deduplication.arrow_arrays import to_arrow, to_numpy
 from tasks.deduplication.candidates import candidates_of_band
 from tasks.deduplication.components import best_of_each
 from tasks.deduplication.corpus import Corpus, Shard, read_texts
@@ -96,12 +98,16 @@ class SketchUnit:
             keys=band_keys(texts, self.settings),
             content=content_hashes(texts),
             sizes=texts.sizes,
-            quality=pc.cast(batch.column("quality_score"), pa.float64()).to_numpy(zero_copy_only=False)
-            if scored
-            else np.zeros(len(texts)),
+            quality=_scores(batch.column("quality_score")) if scored else np.zeros(len(texts)),
             ids=batch.column("id"),
             sources=batch.column("source"),
         )
+
+
+def _scores(column: pa.Array) -> npt.NDArray[np.float64]:
+    """Quality scores; what has none counts as 0."""
+    scores: npt.NDArray[np.float64] = np.nan_to_num(to_numpy(pc.fill_null(pc.cast(column, pa.float64()), 0.0)))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -334,10 +340,10 @@ class WriteUnit:
     def run(self) -> UnitOutput:
         """Write both parts and the index's states."""
         table, decisions = read_table(self.documents), read_table(self.decisions)
-        places = decisions.column("place").to_numpy()
+        places = to_numpy(decisions.column("place"))
         states = np.full(table.num_rows, State.KEPT, np.uint8)
-        states[places] = decisions.column("state").to_numpy()
-        kept, removed = table.filter(pa.array(states == State.KEPT)), table.take(pa.array(places))
+        states[places] = to_numpy(decisions.column("state"))
+        kept, removed = table.filter(to_arrow(states == State.KEPT)), table.take(to_arrow(places))
         for name in ("reason", "score", "duplicate_of"):
             removed = removed.append_column(name, decisions.column(name))
         files = [states_path(self.directory, self.name)]
