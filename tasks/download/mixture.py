@@ -107,14 +107,14 @@ def with_mixture_targets(sources: Iterable[Source], mixture: MixtureConfig | Non
 
 def plan_rows(planned: Sequence[PlannedSource]) -> list[dict[str, Any]]:
     """The plan as rows of a table, with a last row for the whole."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "Source": entry.source.name,
             "Weight": f"{100 * entry.share:.1f}%",
             "Training tokens": f"{entry.training_tokens / 1e9:,.3f} B",
             "Unique tokens": f"{entry.unique_tokens / 1e9:,.3f} B",
             "Epochs": f"{entry.epochs:.2f}",
-            "Text to fetch": f"{entry.estimated_bytes / 1e9:,.1f} GB" + (" (all)" if entry.bytes_wanted is None else ""),
+            "Text to fetch": f"{entry.estimated_bytes / 1e9:,.1f} GB{'' if entry.bytes_wanted else ' (all)'}",
             "Licence": entry.source.licence,
             "From": entry.source.uri,
             "Note": entry.note,

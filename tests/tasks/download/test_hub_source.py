@@ -11,9 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from artifact_rows import document_rows
 from hub_server import COMMIT, Hub, running_hub
 from pydantic import ValidationError
 
+from infra.artifacts import Artifact
 from infra.errors import SourceError
 from tasks.download.sources import HubDataset, source_type_of
 
@@ -195,3 +197,30 @@ def test_only_the_first_files_are_read_when_asked(hub: Hub, dataset: Callable[..
     assert source_type_of("hf://org/texts") is HubDataset
     assert len(list(dataset(include=("data/*",), maximum_files=1).records(tmp_path))) == 3000
     assert len(hub.asked_for("/blobs/")) == 1
+
+
+def test_a_cap_is_shared_among_files_and_independent_of_who_reads_them(
+    hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path
+) -> None:
+    content = b"".join(json.dumps({"text": f"{number:0200d}"}).encode() + b"\n" for number in range(300))
+    hub.files = {f"data/{number}.jsonl": content for number in range(8)}
+    hub.large = set(hub.files)
+    source = dataset(include=("data/*",), maximum_bytes=80_000)
+    parts = source.parts(tmp_path, part_bytes=1)
+    assert [[place.origin for place in part.places] for part in parts] == [["data/0.jsonl"], ["data/1.jsonl"]]
+    in_parts = {
+        part.places[0].origin: sum(batch.num_rows for batch in source.batches(tmp_path, part))
+        for part in reversed(parts)
+    }
+    assert in_parts == {"data/0.jsonl": 200, "data/1.jsonl": 200}
+    assert [record.origin for record in source.records(tmp_path)][::200] == ["data/0.jsonl:1", "data/1.jsonl:1"]
+
+
+def test_a_capped_data_set_through_the_stage(hub: Hub, tmp_path: Path, download: Callable[..., Artifact]) -> None:
+    hub.files = {f"data/{number}.json.gz": gzip.compress(LINES) for number in range(5)}
+    hub.large = set(hub.files)
+    source = {"name": "hub", "uri": "hf://org/texts", "include": ["data/*"], "keep_files": False}
+    rows = document_rows(download([source | {"maximum_bytes": 30_000}]))
+    assert 30_000 <= sum(len(row["text"]) for row in rows) < 30_000 + 5 * 10
+    assert {row["licence"] for row in rows} == {"odc-by"}
+    assert not list(tmp_path.rglob("*.json.gz"))
