@@ -1,14 +1,14 @@
 """The quality stage: judge every document, then cut the lowest quality scores at one global, exact quantile.
 
-Two passes make the cut independent of sharding: the first judges shard by shard and leaves the scores
-in scratch files, the second applies the threshold that all scores together give.
+Three rounds over the shards make the result independent of sharding: hashes of all texts, from which
+exact duplicates are found; verdicts and a histogram of quality scores; and the shards themselves,
+written with the threshold that all histograms together give.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from infra.artifacts import Stage, StageContext, StageResult
 from infra.errors import PipelineError
-from tasks.charts import stacked_bars
 from tasks.documents import (
     DOCUMENTS,
     PLOTS,
@@ -31,15 +30,22 @@ from tasks.documents import (
     read_table,
     write_table,
 )
-from tasks.quality.config import QualityConfig
-from tasks.quality.judgement import LOW_QUALITY, Verdict, judge
+from tasks.quality.config import UNRULED, QualityConfig
+from tasks.quality.exact_duplicates import COPY_TYPE, find_duplicates, hash_documents, load_array, save_array
+from tasks.quality.funnel import draw_funnel, merged_figures, shard_figures, tables_of
+from tasks.quality.judgement import KEPT, LOW_QUALITY, REASONS, SourceColumn, Verdicts, judge, length_reasons
+from tasks.quality.rules import score_of_level
+from tasks.quality.score_histogram import ScoreHistogram, merged
 from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
+from tasks.text.batch import TextBatch
 
+#: What the workers' compiled loops are warmed with, here in the parent: they find them compiled.
+_WARM_UP = "The quick brown fox isn't over the lazy dog (yet). Write to a.b@mail.example, or not.\n" * 3
 _VERDICT_SCHEMA = pa.schema(
     [
-        ("reason", pa.string()),
+        ("reason", pa.uint8()),
         ("score", pa.float64()),
-        ("quality", pa.float64()),
+        ("level", pa.uint16()),
         ("language", pa.string()),
         ("language_probability", pa.float64()),
         ("masked_text", pa.string()),
@@ -49,23 +55,34 @@ _VERDICT_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class JudgeUnit:
-    """One shard to judge."""
+class HashUnit:
+    """One shard whose texts are hashed."""
 
     documents: Path
+    hashes: Path
+    config: QualityConfig
+
+
+@dataclass(frozen=True)
+class JudgeUnit:
+    """One shard to judge. `duplicates`: the rows that repeat a text of this or another shard."""
+
+    documents: Path
+    duplicates: Path
     verdicts: Path
+    scores: Path
     config: QualityConfig
 
 
 @dataclass(frozen=True)
 class WriteUnit:
-    """One judged shard to split into kept and removed. `thresholds`: rule set -> lowest score kept."""
+    """One judged shard to split into kept and removed. `thresholds`: group -> lowest level kept."""
 
     documents: Path
     verdicts: Path
     kept: Path
     removed: Path
-    thresholds: dict[str, float]
+    thresholds: dict[str, int]
     config: QualityConfig
 
 
@@ -75,15 +92,29 @@ def run(context: StageContext[QualityConfig]) -> StageResult:
     artifact = only_input(context)
     shards = document_shards(artifact)
     scratch = context.directory / SCRATCH
-    verdicts = {name: scratch / "verdicts" / path.name for name, path in shards.items()}
-    judging = {name: JudgeUnit(path, verdicts[name], config) for name, path in shards.items()}
+    _compile(config)
     with ShardWorkers(context, config.workers) as workers:
-        workers.run(ProgressSpan("judging", 0.0, 0.8), judging, judge_shard)
-        thresholds = _thresholds(config, shards, verdicts)
+        hashes = {name: scratch / "hashes" / f"{name}.npy" for name in shards}
+        hashing = {name: HashUnit(path, hashes[name], config) for name, path in shards.items()}
+        workers.run(ProgressSpan("hashing", 0.0, 0.1), hashing, hash_shard)
+        judging = {
+            name: JudgeUnit(
+                path,
+                scratch / "duplicates" / f"{name}.npy",
+                scratch / "verdicts" / path.name,
+                scratch / "scores" / path.name,
+                config,
+            )
+            for name, path in shards.items()
+        }
+        for name, rows in find_duplicates(hashes).items():
+            save_array(judging[name].duplicates, rows)
+        workers.run(ProgressSpan("judging", 0.1, 0.8), judging, judge_shard)
+        thresholds = merged({name: unit.scores for name, unit in judging.items()}).thresholds(config.drop_fraction)
         writing = {
             name: WriteUnit(
                 path,
-                verdicts[name],
+                judging[name].verdicts,
                 context.directory / DOCUMENTS / path.name,
                 context.directory / REMOVED / path.name,
                 thresholds,
@@ -97,36 +128,82 @@ def run(context: StageContext[QualityConfig]) -> StageResult:
     return result
 
 
+def _compile(config: QualityConfig) -> None:
+    """Run the filters once over a few words, so that the loops are compiled before the workers start."""
+    lenient = config.model_copy(update={"minimum_characters": 1, "rule_sets": dict.fromkeys(config.rule_sets, UNRULED)})
+    judge(pa.chunked_array([[_WARM_UP]]), pa.chunked_array([["warm-up"]]), {}, lenient)
+
+
+def hash_shard(unit: HashUnit) -> UnitOutput:
+    """Hash the texts that are not too short or too long."""
+    table = read_table(unit.documents, ["id", "text"])
+    reasons, _ = length_reasons(table.column("text"), unit.config)
+    rows = np.flatnonzero(reasons == KEPT)
+    save_array(unit.hashes, hash_documents(TextBatch.from_arrow(table.column("text")), table.column("id"), rows))
+    return UnitOutput((unit.hashes,))
+
+
 def judge_shard(unit: JudgeUnit) -> UnitOutput:
-    """Judge one shard's documents and leave the verdicts in a scratch file."""
+    """Judge one shard's documents; leaves verdicts and the histogram of scores in scratch files."""
     table = read_table(unit.documents, ["text", "source"])
-    verdicts = list(judge(table.column("text").to_pylist(), table.column("source").to_pylist(), unit.config))
+    repeated = load_array(unit.duplicates, COPY_TYPE)
+    copies = dict(zip(repeated["row"].tolist(), repeated["copies"].tolist(), strict=True))
+    verdicts = judge(table.column("text"), table.column("source"), copies, unit.config)
     write_table(unit.verdicts, _verdicts_table(verdicts))
-    return UnitOutput((unit.verdicts,))
+    sources = SourceColumn.of(table.column("source"))
+    histogram = ScoreHistogram()
+    kept = verdicts.kept()
+    groups = np.array([_cut_group(unit.config, name) for name in sources.names], object)[sources.index[kept]]
+    for group in sorted(set(groups.tolist())):
+        histogram.add(group, verdicts.level[kept[groups == group]])
+    histogram.write(unit.scores)
+    return UnitOutput((unit.verdicts, unit.scores))
 
 
 def write_shard(unit: WriteUnit) -> UnitOutput:
     """Split one judged shard into `documents/` and `removed/`."""
     table, verdicts = read_table(unit.documents), read_table(unit.verdicts)
-    sources = table.column("source").to_pylist()
-    reasons, scores = _final_reasons(unit, sources, verdicts)
-    kept = pc.is_null(reasons)
-    text = pc.coalesce(verdicts.column("masked_text"), table.column("text"))
-    cleaned = table.set_column(table.schema.get_field_index("text"), "text", text)
-    for name, column in (("quality_score", "quality"), ("language", "language")):
-        cleaned = cleaned.append_column(name, verdicts.column(column))
-    documents = cleaned.filter(kept)
-    removed = table.append_column("reason", reasons).append_column("score", scores).filter(pc.invert(kept))
+    sources = SourceColumn.of(table.column("source"))
+    reason, score = (verdicts.column(name).to_numpy().copy() for name in ("reason", "score"))
+    level = verdicts.column("level").to_numpy()
+    least = np.array([unit.thresholds.get(_cut_group(unit.config, name), 0) for name in sources.names], np.int64)
+    low = (reason == KEPT) & (level < least[sources.index])
+    reason[low], score[low] = REASONS.index(LOW_QUALITY), score_of_level(level[low])
+    kept = pa.array(reason == KEPT)
+    cleaned = table
+    if verdicts.column("masked_text").null_count < len(table):
+        text = pc.coalesce(verdicts.column("masked_text"), table.column("text"))
+        cleaned = table.set_column(table.schema.get_field_index("text"), "text", text)
+    documents = (
+        cleaned.append_column("quality_score", pa.array(score_of_level(level)))
+        .append_column("language", verdicts.column("language"))
+        .filter(kept)
+    )
+    reasons = pa.DictionaryArray.from_arrays(pa.array(reason.astype(np.int32)), pa.array(REASONS)).cast(pa.string())
+    removed = table.append_column("reason", reasons).append_column("score", pa.array(score)).filter(pc.invert(kept))
     files = []
     for path, part in ((unit.kept, documents), (unit.removed, removed)):
         if part.num_rows:
             write_table(path, part)
             files.append(path)
-    return UnitOutput(tuple(files), _shard_figures(table, reasons, documents, verdicts.filter(kept)))
+    return UnitOutput(tuple(files), shard_figures(sources, reason, verdicts, cleaned.column("text"), unit.config))
 
 
-def _verdicts_table(verdicts: Sequence[Verdict]) -> pa.Table:
-    columns = {name: [getattr(verdict, name) for verdict in verdicts] for name in _VERDICT_SCHEMA.names}
+def _verdicts_table(verdicts: Verdicts) -> pa.Table:
+    labels = pa.array([*verdicts.labels, ""])
+    language = np.where(verdicts.language < 0, len(verdicts.labels), verdicts.language).astype(np.int32)
+    masked: list[str | None] = [None] * len(verdicts.reason)
+    for row, text in verdicts.masked_texts.items():
+        masked[row] = text
+    columns = {
+        "reason": pa.array(verdicts.reason),
+        "score": pa.array(verdicts.score),
+        "level": pa.array(verdicts.level),
+        "language": pa.DictionaryArray.from_arrays(pa.array(language), labels).cast(pa.string()),
+        "language_probability": pa.array(verdicts.probability),
+        "masked_text": pa.array(masked, pa.string()),
+        "masked_items": pa.array(verdicts.masked_items),
+    }
     return pa.table(columns, schema=_VERDICT_SCHEMA)
 
 
@@ -135,154 +212,45 @@ def _cut_group(config: QualityConfig, source: str) -> str:
     return groups[config.quantile_over]
 
 
-def _thresholds(config: QualityConfig, shards: Mapping[str, Path], verdicts: Mapping[str, Path]) -> dict[str, float]:
-    """The exact score of each group below which `drop_fraction` of its documents lie."""
-    scores: dict[str, list[float]] = {}
-    for name, path in shards.items():
-        judged = read_table(verdicts[name], ["reason", "quality"])
-        sources = read_table(path, ["source"]).column("source").to_pylist()
-        rows = zip(sources, judged.column("reason").to_pylist(), judged.column("quality").to_pylist(), strict=True)
-        for source, reason, quality in rows:
-            if reason is None:
-                scores.setdefault(_cut_group(config, source), []).append(quality)
-    return {
-        group: float(np.sort(np.array(values))[int(config.drop_fraction * len(values))])
-        for group, values in sorted(scores.items())
-    }
-
-
-def _final_reasons(unit: WriteUnit, sources: Sequence[str], verdicts: pa.Table) -> tuple[pa.Array, pa.Array]:
-    reasons = verdicts.column("reason").to_pylist()
-    scores = verdicts.column("score").to_pylist()
-    for index, quality in enumerate(verdicts.column("quality").to_pylist()):
-        if reasons[index] is None and quality < unit.thresholds[_cut_group(unit.config, sources[index])]:
-            reasons[index], scores[index] = LOW_QUALITY, quality
-    return pa.array(reasons, pa.string()), pa.array(scores, pa.float64())
-
-
-def _shard_figures(table: pa.Table, reasons: pa.Array, documents: pa.Table, verdicts: pa.Table) -> dict[str, Any]:
-    """Counts by source: documents in, kept, kept bytes, masked items, removals by reason; languages kept."""
-    by_source: dict[str, Any] = {}
-    for source, reason in zip(table.column("source").to_pylist(), reasons.to_pylist(), strict=True):
-        entry = by_source.setdefault(source, {"in": 0, "kept": 0, "kept_bytes": 0, "masked": 0, "removed": Counter()})
-        entry["in"] += 1
-        if reason is not None:
-            entry["removed"][reason] += 1
-    rows = zip(
-        documents.column("source").to_pylist(),
-        pc.binary_length(documents.column("text")).to_pylist(),
-        verdicts.column("masked_items").to_pylist(),
-        strict=True,
-    )
-    for source, size, masked in rows:
-        entry = by_source[source]
-        entry["kept"] += 1
-        entry["kept_bytes"] += size
-        entry["masked"] += masked
-    languages = Counter(documents.column("language").to_pylist())
-    return {"sources": {name: {**entry, "removed": dict(entry["removed"])} for name, entry in by_source.items()},
-            "languages": dict(languages)}  # fmt: skip
-
-
 def _result(
     context: StageContext[QualityConfig],
     figures: Mapping[str, dict[str, Any]],
-    thresholds: dict[str, float],
+    thresholds: dict[str, int],
     carried: dict[str, Any],
 ) -> StageResult:
-    sources = _merged(figures)
+    sources = merged_figures(figures)
     total, kept = (sum(entry[key] for entry in sources.values()) for key in ("in", "kept"))
     if not kept:
         raise PipelineError(
             f"the quality stage removed all {total} documents.",
             "look at `removed/` for the reasons; set a gentler rule set or language threshold per source.",
         )
-    alarms = _alarms(context, sources)
-    bars = {name: {"kept": entry["kept"], **entry["removed"]} for name, entry in sources.items()}
-    stacked_bars(
-        context.directory / PLOTS / "quality_funnel.png",
-        "What the quality stage kept and removed",
-        "documents",
-        bars,
-    )
-    kept_bytes = sum(entry["kept_bytes"] for entry in sources.values())
-    masked = sum(entry["masked"] for entry in sources.values())
-    languages: Counter[str] = Counter()
-    for figure in figures.values():
-        languages.update(figure["languages"])
+    tables = tables_of(context.config, sources)
+    for alarm in tables["quality alarms"]:
+        context.log.warning(
+            "source '%s' lost %s of its documents, mostly: %s", alarm["Source"], alarm["Lost"], alarm["Mostly"]
+        )
+    draw_funnel(context.directory / PLOTS / "quality_funnel.png", sources)
+    languages: dict[str, int] = {}
+    for entry in sources.values():
+        for language, count in entry["languages_kept"].items():
+            languages[language] = languages.get(language, 0) + count
     return StageResult(
         metrics={
             "quality/documents": kept,
-            "quality/megabytes": kept_bytes / 1e6,
+            "quality/megabytes": sum(entry["kept_bytes"] for entry in sources.values()) / 1e6,
             "quality/kept_fraction": kept / total,
-            "quality/masked_items": masked,
-            "quality/alarms": len(alarms),
+            "quality/masked_items": sum(entry["masked"] for entry in sources.values()),
+            "quality/alarms": len(tables["quality alarms"]),
         },
-        tables={
-            "quality funnel": [_funnel_row(name, entry) for name, entry in sources.items()],
-            "removed by reason": _reason_rows(sources),
-            "quality alarms": alarms,
-        },
+        tables=tables,
         statistics={
             "sources": sources,
-            "thresholds": thresholds,
+            "thresholds": {group: float(score_of_level(np.array([level]))[0]) for group, level in thresholds.items()},
             "languages": dict(sorted(languages.items())),
             "carried": carried,
         },
     )
 
 
-def _merged(figures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    merged: dict[str, dict[str, Any]] = {}
-    for figure in figures.values():
-        for source, entry in figure["sources"].items():
-            total = merged.setdefault(source, {"in": 0, "kept": 0, "kept_bytes": 0, "masked": 0, "removed": {}})
-            for key in ("in", "kept", "kept_bytes", "masked"):
-                total[key] += entry[key]
-            for reason, count in entry["removed"].items():
-                total["removed"][reason] = total["removed"].get(reason, 0) + count
-    return merged
-
-
-def _alarms(context: StageContext[QualityConfig], sources: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sources that lost more than expected: a filter gone wrong looks exactly like this."""
-    rows = []
-    for name, entry in sources.items():
-        expected = context.config.settings_for(name).expected_loss
-        loss = 1 - entry["kept"] / entry["in"]
-        if loss > expected:
-            main = max(entry["removed"], key=lambda reason: (entry["removed"][reason], reason))
-            context.log.warning("source '%s' lost %.0f%% of its documents, mostly: %s", name, 100 * loss, main)
-            rows.append({"Source": name, "Lost": f"{loss:.0%}", "Expected at most": f"{expected:.0%}", "Mostly": main})
-    return rows
-
-
-def _funnel_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    reasons = sorted(entry["removed"].items(), key=lambda item: (-item[1], item[0]))
-    return {
-        "Source": name,
-        "In": entry["in"],
-        "Kept": entry["kept"],
-        "Kept share": f"{entry['kept'] / entry['in']:.1%}",
-        "Megabytes kept": round(entry["kept_bytes"] / 1e6, 3),
-        "Masked items": entry["masked"],
-        "Main reasons": ", ".join(f"{reason}: {count}" for reason, count in reasons[:4]) or "none",
-    }
-
-
-def _reason_rows(sources: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a reason, one column a source."""
-    totals: Counter[str] = Counter()
-    for entry in sources.values():
-        totals.update(entry["removed"])
-    return [
-        {
-            "Reason": reason,
-            "All": count,
-            **{name: entry["removed"].get(reason, 0) for name, entry in sources.items()},
-        }
-        for reason, count in sorted(totals.items(), key=lambda item: (-item[1], item[0]))
-    ]
-
-
-STAGE = Stage("quality", "filtered_documents", 1, QualityConfig, run)
+STAGE = Stage("quality", "filtered_documents", 2, QualityConfig, run)
