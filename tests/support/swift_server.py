@@ -1,9 +1,9 @@
 """OpenStack Swift with its S3 interface on loopback: a production object store, from pip packages alone.
 
 `SwiftServer.start(directory)` runs this file as a child, which imports Swift once, builds the rings, and forks the
-account, container, object and proxy servers. Each dies with its parent, so nothing survives the test session, even
-one ended by SIGKILL. Swift keeps metadata in extended attributes: `why_not(directory)` says when the file system
-has none.
+account, container, object and proxy servers and a small cache. Each dies with its parent, so nothing survives the
+test session, even one ended by SIGKILL. Swift keeps metadata in extended attributes: `why_not(directory)` says when
+the file system has none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import pwd
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 ACCESS_KEY = "test:tester"
 SECRET_KEY = "testing"
@@ -57,7 +59,7 @@ _PROXY = (
     _COMMON
     + """
 [pipeline:main]
-pipeline = catch_errors healthcheck listing_formats bulk s3api tempauth slo dlo proxy-server
+pipeline = catch_errors healthcheck cache listing_formats bulk s3api tempauth slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 allow_account_management = true
@@ -66,6 +68,9 @@ account_autocreate = true
 use = egg:swift#catch_errors
 [filter:healthcheck]
 use = egg:swift#healthcheck
+[filter:cache]
+use = egg:swift#memcache
+memcache_servers = 127.0.0.1:{cache_port}
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:bulk]
@@ -129,13 +134,13 @@ class SwiftServer:
         directory.mkdir(parents=True, exist_ok=True)
         log = directory / "server.log"
         for _ in range(3):  # a free port can be taken between the look and the bind
-            ports = free_ports(4)
+            ports = free_ports(5)
             with log.open("ab") as stream:
                 process = subprocess.Popen(
                     [sys.executable, __file__, str(directory), str(os.getpid()), *map(str, ports)],
                     stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
                 )  # fmt: skip
-            server = cls(f"http://127.0.0.1:{ports[-1]}", process)
+            server = cls(f"http://127.0.0.1:{ports[3]}", process)
             if server._answers(ports):
                 return server
             server.stop()
@@ -186,7 +191,7 @@ def _die_with(parent: int, by: signal.Signals) -> None:
         os._exit(1)
 
 
-def _write_configuration(directory: Path, ports: dict[str, int]) -> Path:
+def _write_configuration(directory: Path, ports: dict[str, int], cache_port: int) -> Path:
     etc, devices = directory / "etc", directory / "devices"
     user = pwd.getpwuid(os.geteuid()).pw_name
     etc.mkdir(exist_ok=True)
@@ -200,6 +205,7 @@ def _write_configuration(directory: Path, ports: dict[str, int]) -> Path:
             "user": user,
             "etc": etc,
             "devices": devices,
+            "cache_port": cache_port,
         }
         (etc / f"{name}.conf").write_text(template.format(**values))
     return etc
@@ -216,18 +222,44 @@ def _build_rings(etc: Path, ports: dict[str, int]) -> None:
         builder.get_ring().save(str(etc / f"{name}.ring.gz"))
 
 
+class _Cache(socketserver.StreamRequestHandler):
+    """As much of memcached as Swift's proxy asks: without it every request looks up account and container anew."""
+
+    items: ClassVar[dict[bytes, tuple[bytes, bytes]]] = {}
+
+    def handle(self) -> None:
+        while command := self.rfile.readline().split():
+            self.wfile.write(self._answer(*command))
+
+    def _answer(self, name: bytes, key: bytes, *rest: bytes) -> bytes:
+        if name == b"get" and key in self.items:
+            flags, value = self.items[key]
+            return b"VALUE %s %s %d\r\n%s\r\nEND\r\n" % (key, flags, len(value), value)
+        if name == b"get":
+            return b"END\r\n"
+        if name == b"set":
+            self.items[key] = (rest[0], self.rfile.read(int(rest[2]) + 2)[:-2])
+            return b"STORED\r\n"
+        if name == b"delete":
+            return b"NOT_FOUND\r\n" if self.items.pop(key, None) is None else b"DELETED\r\n"
+        return b"ERROR\r\n"
+
+
 def _serve(directory: Path, parent: int, ports: list[int]) -> None:
     """The child's main: start the four servers and wait; the first to end ends all."""
     _die_with(parent, signal.SIGKILL)
-    by_name = dict(zip((*_SERVERS, "proxy"), ports, strict=True))
-    etc = _write_configuration(directory, by_name)
+    by_name = dict(zip((*_SERVERS, "proxy"), ports[:4], strict=True))
+    etc = _write_configuration(directory, by_name, ports[4])
+    launcher = os.getpid()
+    if os.fork() == 0:
+        _die_with(launcher, signal.SIGKILL)
+        socketserver.ThreadingTCPServer(("127.0.0.1", ports[4]), _Cache).serve_forever()
     import swift.common.utils as swift_utils
 
     swift_utils.SWIFT_CONF_FILE = str(etc / "swift.conf")
     from swift.common import wsgi
 
     _build_rings(etc, by_name)
-    launcher = os.getpid()
     for name in by_name:
         if os.fork() == 0:
             _die_with(launcher, signal.SIGKILL)

@@ -37,6 +37,7 @@ def source(s3_bucket: str) -> str:
     return f"s3://{s3_bucket}/corpus"
 
 
+@pytest.mark.slow
 def test_chain_in_a_bucket_equals_the_local_one(
     source: str, s3_bucket: str, tmp_path: Path, local_checksums: list[str]
 ) -> None:
