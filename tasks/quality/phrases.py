@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -99,20 +100,20 @@ def _start_of(data: bytes, pattern: int, end: int) -> int:
 
 def _stands_alone(data: bytes, start: int, end: int) -> bool:
     """Whether no letter of another script touches the match (the patterns know ASCII letters only)."""
-    before = _last_character(data[max(0, start - 4) : start])
-    after = data[end : end + 4].decode("utf-8", "ignore")[:1] if end < len(data) and data[end] >= 0x80 else ""
-    return not _is_word(before) and not _is_word(after)
+    before, after = data[max(0, start - 4) : start], data[end : end + 4]
+    if before[-1:] >= b"\x80" and _is_word(_decoded(before[-width:] for width in (2, 3, 4))):
+        return False
+    return not (after[:1] >= b"\x80" and _is_word(_decoded(after[:width] for width in (2, 3, 4))))
 
 
-def _last_character(data: bytes) -> str:
-    """The last character of some bytes when it is not ASCII, else nothing."""
-    if not data or data[-1] < 0x80:
-        return ""
-    for width in (2, 3, 4):
+def _decoded(pieces: Iterable[bytes]) -> str:
+    """The one character that the first valid piece is; nothing when none is."""
+    for piece in pieces:
         try:
-            return data[-width:].decode()[-1:]
+            character = piece.decode()
         except UnicodeDecodeError:
             continue
+        return character if len(character) == 1 else ""
     return ""
 
 

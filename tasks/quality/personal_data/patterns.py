@@ -261,7 +261,9 @@ def _accept_international(match: re.Match[bytes]) -> Span | None:
     trunk = _TRUNK_ZERO.search(candidate)
     for group in reversed(list(_GROUPS.finditer(candidate))):
         end = match.start() + group.end()
-        if _GLUED.match(match.string, end):
+        extension = _EXTENSIONS.match(match.string, end)
+        extended = extension.end() if extension else end
+        if _GLUED.match(match.string, extended):
             continue
         digits = re.sub(rb"\D+", b"", candidate[prefix : group.end()]).decode()
         if trunk is not None and trunk.end() <= group.end():
@@ -270,8 +272,7 @@ def _accept_international(match: re.Match[bytes]) -> Span | None:
         if len(digits) < 8:
             return None
         if validators.is_international_number(digits):
-            extension = _EXTENSIONS.match(match.string, end)
-            return match.start(), extension.end() if extension else end
+            return match.start(), extended
     return None
 
 
@@ -307,9 +308,10 @@ _IPV6 = re.compile(
 
 
 def _accept_ipv4(match: re.Match[bytes]) -> Span | None:
-    # Section numbers and versions have small parts; of all addresses, one in 600 has three.
-    small = sum(int(part) < 20 for part in match.group().split(b"."))
-    if _follows(_VERSION_BEFORE, match) or (small > 2 and not _follows(_ADDRESS_WORDS, match)):
+    # Section numbers and versions have small parts; of all addresses, one in 1,600 has three and a small first one.
+    parts = [int(part) for part in match.group().split(b".")]
+    numbered = parts[0] < 100 and sum(part < 20 for part in parts) > 2
+    if _follows(_VERSION_BEFORE, match) or (numbered and not _follows(_ADDRESS_WORDS, match)):
         return None
     return match.span() if validators.is_public_address(_text(match)) else None
 
