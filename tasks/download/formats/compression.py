@@ -62,6 +62,7 @@ class UnpackedStream:
         self._limits = limits
         self._buffer = b""
         self._place = 0
+        self._position = 0
         self.unpacked_bytes = 0
         self.defect: str | None = None
 
@@ -82,7 +83,12 @@ class UnpackedStream:
                 return b""
         taken = self._buffer[self._place : self._place + size]
         self._place += len(taken)
+        self._position += len(taken)
         return taken
+
+    def tell(self) -> int:
+        """Position in the unpacked bytes."""
+        return self._position
 
     def _next_chunk(self) -> bytes:
         try:

@@ -39,6 +39,8 @@ def _documents(stream: BinaryIO, origin: str, stretch_bytes: int) -> Iterator[Re
                 yield Record(part, _part(origin, number))
                 number += 1
         position += len(data)
+    if number == 0:
+        yield Record("", origin)  # an empty file is an empty document, and counted as one
 
 
 def _part(origin: str, number: int) -> str:

