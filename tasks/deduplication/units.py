@@ -79,7 +79,8 @@ class SketchUnit:
         """Write the shard's sketch file."""
         parts = [self._sketched(batch) for batch in read_texts(self.documents, _COLUMNS)]
         if not parts:
-            parts = [self._sketched(read_table(self.documents).combine_chunks().to_batches(1)[0])]
+            schema = read_table(self.documents).schema
+            parts = [self._sketched(pa.RecordBatch.from_pylist([], schema=schema))]
         rows = SketchedRows(
             keys=np.concatenate([part.keys for part in parts]),
             content=np.concatenate([part.content for part in parts]),
