@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tasks.quality import PiiKind, PiiPolicy
-from tasks.quality.pii import apply_policies
+from tasks.quality.personal_data import mask_text
 
 _MASK_ALL = dict.fromkeys(PiiKind, PiiPolicy.MASK)
 #: Reasons whose texts are not for a report that is mailed around.
@@ -30,4 +30,4 @@ def redacted(text: str, reason: str = "") -> str:
     """The text with personal data masked; withheld when that, or abuse, is why it was removed."""
     if _WITHHELD.search(reason):
         return "Not shown: removed for what it contains."
-    return apply_policies(text, _MASK_ALL).text
+    return mask_text(text, _MASK_ALL)
