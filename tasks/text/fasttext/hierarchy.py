@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.text.batch import Positions
+from tasks.text.engine import Engine, compiled, engine
 
 #: fastText's count of nodes that do not exist yet.
 _NO_COUNT = 10**15
@@ -26,14 +27,38 @@ class Hierarchy:
     labels: int
     levels: tuple[tuple[Positions, Positions, npt.NDArray[np.bool_]], ...]
 
-    def log_probabilities(self, chances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """[texts, labels] from the chance to go right at each inner node, [texts, labels - 1]."""
-        right, left = np.log(chances + LOG_FLOOR), np.log(1.0 - chances + LOG_FLOOR)
-        scores = np.zeros((len(chances), 2 * self.labels - 1))
+    def probabilities(self, chances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """[texts, labels] from the chance to go right at each inner node, [texts, labels - 1].
+
+        Products of what fastText adds up as logarithms.
+        """
+        found = np.ones((len(chances), 2 * self.labels - 1))
+        if engine() is not Engine.NUMPY:
+            for parents, children, goes_right in self.levels:
+                _walk_level(chances, self.labels, parents, children, goes_right, found)
+            return found[:, : self.labels]
+        right, left = chances + LOG_FLOOR, 1.0 - chances + LOG_FLOOR
         for parents, children, goes_right in self.levels:
             inner = parents - self.labels
-            scores[:, children] = scores[:, parents] + np.where(goes_right, right[:, inner], left[:, inner])
-        return scores[:, : self.labels]
+            found[:, children] = found[:, parents] * np.where(goes_right, right[:, inner], left[:, inner])
+        return found[:, : self.labels]
+
+
+@compiled
+def _walk_level(
+    chances: npt.NDArray[np.float64],
+    labels: int,
+    parents: Positions,
+    children: Positions,
+    goes_right: npt.NDArray[np.bool_],
+    found: npt.NDArray[np.float64],
+) -> None:
+    """Fill the columns `children` of found [texts, nodes] from those of their parents."""
+    for text in range(len(chances)):
+        for edge in range(len(parents)):
+            chance = chances[text, parents[edge] - labels]
+            step = chance + LOG_FLOOR if goes_right[edge] else 1.0 - chance + LOG_FLOOR
+            found[text, children[edge]] = found[text, parents[edge]] * step
 
 
 def build_hierarchy(counts: Sequence[int]) -> Hierarchy:

@@ -23,7 +23,8 @@ Doubles = npt.NDArray[np.float64]
 
 #: Probabilities are given to this many places, beyond which processors differ.
 _DECIMALS = 6
-_TEXTS_AT_A_TIME = 4096
+#: Their labels' scores stay in the processor's cache.
+_TEXTS_AT_A_TIME = 256
 #: fastText looks sigmoids up in a table of this many steps between -8 and 8.
 _SIGMOID_STEPS, _LARGEST_SIGMOID = 512, 8.0
 
@@ -121,9 +122,7 @@ class FastTextModel:
     def _of_scores(self, scores: Doubles) -> Doubles:
         if self._hierarchy is not None:
             # Beyond 700, where exp() overflows, a sigmoid is 0 or 1 in float64 anyway.
-            chances = 1.0 / (1.0 + np.exp(-np.clip(scores, -700.0, 700.0)))
-            probabilities: Doubles = np.exp(self._hierarchy.log_probabilities(chances))
-            return probabilities
+            return self._hierarchy.probabilities(1.0 / (1.0 + np.exp(-np.clip(scores, -700.0, 700.0))))
         if self._loss is Loss.SOFTMAX:
             powers = np.exp(scores - scores.max(axis=1, keepdims=True))
             shares: Doubles = powers / powers.sum(axis=1, keepdims=True) + LOG_FLOOR

