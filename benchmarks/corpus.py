@@ -32,7 +32,7 @@ SEED = 20261121
 DEFAULT_MEGABYTES = 220
 #: One package gives at most this share, so that the corpus stays mixed.
 LARGEST_SHARE = 0.12
-FORMAT = 1
+FORMAT = 2
 
 #: Kernel, database, language and tool documentation, handbooks, man pages and help in a dozen languages, and essays.
 PACKAGES = (
