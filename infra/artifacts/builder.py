@@ -26,7 +26,7 @@ from infra.artifacts.stage import (
     silent_progress,
 )
 from infra.artifacts.store import MANIFEST_NAME, Artifact, ArtifactStore
-from infra.errors import ArtifactCorrupted
+from infra.errors import ArtifactCorrupted, PipelineError
 from infra.storage.checksum import checksum_file
 from infra.storage.local import LocalStorage, explained_write_errors
 
@@ -155,8 +155,11 @@ def _run(
     cost = StageCost(seconds=seconds, usd=seconds / 3600 * usd_per_hour)
     manifest = _manifest(stage, config, inputs, fingerprint, directory, result, cost)
     artifact = store.publish(manifest, directory, shards.stored())
-    shards.clear()
-    store.tidy(manifest)
+    try:
+        shards.clear()
+        store.tidy(manifest)
+    except PipelineError as error:
+        log.warning("%s: finished, but what building left behind stays: %s", stage.name, error)
     return artifact
 
 

@@ -105,6 +105,9 @@ class Lease:
         with suppress(PipelineError):
             if self._is_ours():
                 self._storage.delete(self._key)
+                if self._storage.local_path(self._key) is None:
+                    # Claims on its versions that killed processes left (see `ConditionalWrites`).
+                    self._storage.delete_many([stored.key for stored in self._storage.list(f"{self._key}.")])
 
     def _is_ours(self) -> bool:
         try:

@@ -7,6 +7,7 @@ minute, as long as the error can pass.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -63,7 +64,11 @@ class Bucket:
             # A session of its own: the default one is not for threads, and keeps the credentials it saw first.
             session = botocore.session.get_session()
             session.register_component("data_loader", _LOADER)
-            self._client: Any = boto3.session.Session(botocore_session=session).client("s3", config=configuration)
+            # boto3 alone reads AWS_DEFAULT_REGION only; the other SDKs, and people, say AWS_REGION.
+            region = os.environ.get("AWS_REGION") or None
+            self._client: Any = boto3.session.Session(botocore_session=session, region_name=region).client(
+                "s3", config=configuration
+            )
         except REQUEST_ERRORS as error:
             raise explain(error, self.uri(""), name, "") from error
         self.endpoint: str = self._client.meta.endpoint_url

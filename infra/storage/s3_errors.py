@@ -9,6 +9,7 @@ import urllib3.exceptions
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
     EndpointConnectionError,
     FlexibleChecksumError,
     HTTPClientError,
@@ -16,6 +17,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    ProxyConnectionError,
 )
 
 from infra.errors import ConfigurationError, PipelineError, SourceError
@@ -60,7 +62,7 @@ def is_transient(error: Exception) -> bool:
 
 def found_nobody(error: Exception) -> bool:
     """Whether the endpoint could not be connected to at all."""
-    return isinstance(error, EndpointConnectionError)
+    return isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError))
 
 
 def explain(error: Exception, uri: str, bucket: str, endpoint: str) -> Exception:
@@ -102,7 +104,7 @@ def _explain_answer(error: ClientError, code: str, uri: str, bucket: str, endpoi
         return SourceError(
             f"'{uri}' was refused ({code}).",
             f"check {_VARIABLES}, and that the policy of bucket '{bucket}' allows s3:GetObject, s3:PutObject, "
-            "s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload there.",
+            "s3:DeleteObject, s3:ListBucket, s3:ListBucketMultipartUploads and s3:AbortMultipartUpload there.",
         )
     if code == "NoSuchBucket":
         return ConfigurationError(

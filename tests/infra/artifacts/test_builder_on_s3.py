@@ -140,6 +140,17 @@ def test_outage_fails_the_stage_and_the_next_run_continues(
     assert keys_of(store) == FILES
 
 
+def test_tidying_that_is_refused_does_not_fail_a_finished_stage(
+    fault_proxy: FaultProxy, s3_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = fault_proxy.add(Fault("GET", "?uploads", status=403, code="AccessDenied", strikes=always))
+    store = open_store(s3_bucket, tmp_path)
+    assert not build_stage(STAGE, NumbersConfig(), {}, store).reused
+    assert refused.struck
+    assert "s3:ListBucketMultipartUploads" in caplog.text
+    assert build_stage(STAGE, NumbersConfig(), {}, store).reused
+
+
 def test_build_through_a_bad_network(fault_proxy: FaultProxy, s3_bucket: str, tmp_path: Path) -> None:
     for fault in (
         Fault(status=503, code="SlowDown", strikes=every(7, 2)),

@@ -357,6 +357,14 @@ def test_wrong_region_names_the_right_one(storage: S3Storage, fault_proxy: Fault
         storage.write("key", b"")
 
 
+def test_either_name_of_the_region_variable_counts(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv("AWS_REGION", raising=False)
+        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+        monkeypatch.setenv(name, "eu-west-3")
+        assert requests.Bucket(s3_bucket)._client.meta.region_name == "eu-west-3"
+
+
 def test_clock_skew_says_how_much(swift: SwiftServer, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one: the request is signed by a clock that is half an hour fast."""
     ahead = timedelta(minutes=30)
