@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import sys
 import time
@@ -71,11 +72,12 @@ PACKAGES = (
 )
 
 
-def load_corpus(megabytes: int = DEFAULT_MEGABYTES) -> pa.Table:
+def load_corpus(megabytes: float = DEFAULT_MEGABYTES) -> pa.Table:
     """At least `megabytes` (10^6 bytes of UTF-8) of documents in a fixed random order: columns id, text, source.
 
     Built on first use, then read from the cache. Raises SourceError when the packages cannot be had or hold less.
     """
+    megabytes = math.ceil(megabytes)
     path = CACHE / f"corpus-{_identity(megabytes)}.parquet"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
