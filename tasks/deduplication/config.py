@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import run_argument
 from tasks.deduplication.index import pin_reference
+from tasks.sharded_work import ShardedStageConfig
 
 
-class DeduplicationConfig(StageConfig):
+class DeduplicationConfig(ShardedStageConfig):
     """Exact duplicates first, then near-duplicates by MinHash LSH with every candidate verified exactly."""
 
     threshold: float = Field(
@@ -45,7 +46,6 @@ class DeduplicationConfig(StageConfig):
     example_clusters: int = Field(
         default=20, ge=0, description="clusters shown with excerpts in clusters.jsonl and clusters.html"
     )
-    workers: int = run_argument(2, "processes that work on shards at the same time", ge=1)
     memory_limit_bytes: int = run_argument(
         1 << 30, "memory a worker uses for keys, pairs and shingle sets; more is spilled to disk", ge=16 << 20
     )

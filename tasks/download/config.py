@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import run_argument
 from tasks.download.mixture import MixtureConfig
 from tasks.download.sources import AnySource, StandardLibraryDocs
+from tasks.sharded_work import ShardedStageConfig
 
 
 class UnavailableSource(BaseModel):
@@ -33,7 +34,7 @@ class DecontaminationConfig(BaseModel):
     )
 
 
-class DownloadConfig(StageConfig):
+class DownloadConfig(ShardedStageConfig):
     """Sources, in order, and what must not leak into them."""
 
     sources: tuple[AnySource, ...] = Field(
@@ -50,7 +51,6 @@ class DownloadConfig(StageConfig):
         (), "optional sources that resolve_sources found to be unavailable (for the report)"
     )
     cache_directory: Path = run_argument(Path(".cache/downloads"), "where fetched wheels and files are kept")
-    workers: int = run_argument(2, "processes that read sources at the same time", ge=1)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> DownloadConfig:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import run_argument
+from tasks.sharded_work import ShardedStageConfig
 
 
-class TokenizationConfig(StageConfig):
+class TokenizationConfig(ShardedStageConfig):
     """Train a byte-level BPE or take an existing tokenizer, then encode into memory-mapped shards."""
 
     tokenizer_path: Path | None = run_argument(
@@ -33,4 +34,3 @@ class TokenizationConfig(StageConfig):
     self_check_documents: int = Field(
         default=20, ge=0, description="documents per shard that the reference engine encodes too, to compare the ids"
     )
-    workers: int = run_argument(2, "processes that encode shards at the same time", ge=1)
