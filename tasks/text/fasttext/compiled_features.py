@@ -245,7 +245,10 @@ def _run_row(runs: Hashes, order: int, value: np.uint64, tables: Tables) -> np.i
     """Row of the run of words that begins `order` words ago, now that one more word has come."""
     signed = value | (~_LOW_32 if value & _BIT_31 else _ZERO)
     runs[order] = runs[order] * RUN_FACTOR + signed
-    return _row_of_bucket(np.int64(runs[order] % np.uint64(tables.buckets)), tables)
+    buckets = np.uint64(tables.buckets)
+    if buckets & (buckets - _ONE) == _ZERO:  # our own models': no division
+        return _row_of_bucket(np.int64(runs[order] & (buckets - _ONE)), tables)
+    return _row_of_bucket(np.int64(runs[order] % buckets), tables)
 
 
 @compiled

@@ -39,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "negative sampling": {"loss": Loss.NEGATIVE_SAMPLING},
     "character n-grams": {"buckets": 101, "shortest_ngram": 1, "longest_ngram": 4},
     "runs of words": {"buckets": 101, "word_ngrams": 3},
+    "runs, buckets a power of two": {"buckets": 64, "word_ngrams": 2},
     "both, no end mark": {
         "buckets": 97, "shortest_ngram": 2, "longest_ngram": 3, "word_ngrams": 2, "words": [b"the", b"word"],
     },
@@ -92,7 +93,16 @@ RAW = st.lists(
     .map(b"".join),
     max_size=6,
 )  # fmt: skip
-KINDS = st.sampled_from(["both, no end mark", "character n-grams", "runs of words", "pruned", "pruned to words"])
+KINDS = st.sampled_from(
+    [
+        "both, no end mark",
+        "character n-grams",
+        "runs of words",
+        "runs, buckets a power of two",
+        "pruned",
+        "pruned to words",
+    ]
+)
 
 
 @settings(max_examples=150, deadline=None)
