@@ -44,6 +44,8 @@ _EXACT_BYTES_A_ROW = 96
 _KEY_BYTES_A_ROW = 64
 _EXACT_ROWS_A_UNIT = 2_000_000
 _BANDS_A_UNIT = 4
+#: So few keys are one unit, however many bands they are: a unit costs more than sorting them.
+_FEW_KEYS = 50_000
 #: Verification is cut into at least about so many units, so that several workers share it evenly.
 _VERIFY_UNITS = 12
 _SMALLEST_PORTION = 1 << 20
@@ -113,7 +115,8 @@ class Rounds:
         bytes_a_row = _KEY_BYTES_A_ROW + 8 * self.config.small_bucket
         rows = max(1, self.config.memory_limit_bytes // bytes_a_row)
         parts = -(-max(corpus.rows, 1) // rows)
-        together = min(_BANDS_A_UNIT, max(1, rows // max(corpus.rows, 1)))
+        wanted = max(_BANDS_A_UNIT, _FEW_KEYS // max(corpus.rows, 1))
+        together = max(1, min(wanted, rows // max(corpus.rows, 1)))
         units = {}
         for first in range(0, self.config.bands, together):
             bands = tuple(range(first, min(first + together, self.config.bands)))
@@ -151,6 +154,8 @@ class Rounds:
         """All large buckets, each once (bands often agree), in an order that no partition changes."""
         buckets: dict[bytes, npt.NDArray[np.int64]] = {}
         for unit in candidates:
+            if not unit.large.exists():
+                continue
             with np.load(unit.large, allow_pickle=False) as stored:
                 rows, ends = stored["rows"], stored["ends"]
             for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):

@@ -191,7 +191,7 @@ class CandidateUnit:
     large: Path
 
     def run(self) -> UnitOutput:
-        """Write the packed pairs, sorted, and the rows of large buckets."""
+        """Write the packed pairs, sorted, and the rows of large buckets, if there are any."""
         skipped = np.load(self.skipped, mmap_mode="r", allow_pickle=False)
         pairs: Hashes = np.zeros(0, np.uint64)
         large: list[Positions] = []
@@ -202,10 +202,13 @@ class CandidateUnit:
             pairs = union([pairs, found.pairs])
             large += found.large
         write_array(self.pairs, pairs)
-        ends = np.cumsum([0] + [len(bucket) for bucket in large])
-        with atomic_file(self.large) as stream:
-            np.savez(stream, rows=np.concatenate([np.zeros(0, np.int64), *large]), ends=ends)
-        return UnitOutput((self.pairs, self.large), {"pairs": len(pairs), "large_buckets": len(large)})
+        files = [self.pairs]
+        if large:
+            files.append(self.large)
+            ends = np.cumsum([0] + [len(bucket) for bucket in large])
+            with atomic_file(self.large) as stream:
+                np.savez(stream, rows=np.concatenate(large), ends=ends)
+        return UnitOutput(tuple(files), {"pairs": len(pairs), "large_buckets": len(large)})
 
     def _entries(self, band: int) -> tuple[Hashes, Positions]:
         low, high = hash_bounds(self.part, self.parts)
