@@ -30,7 +30,7 @@ from tasks.download.formats import DefectiveRecord, FilePlace, Record, RecordBui
 from tasks.download.sources.debian_archive import MAXIMUM_MEMBER_BYTES, Member, package_members, unpack_gzip
 from tasks.download.sources.documentation_text import cut_text, decode, kind_of, plain_text
 from tasks.download.sources.source import LicensedRecord, Source, SourcePart, licence_of
-from tasks.download.sources.web import download_file
+from tasks.download.transfer import TransferSettings, fetch
 
 SCHEME = "debian://"
 APT_TIMEOUT_SECONDS = 600.0
@@ -294,14 +294,14 @@ def _fetch_from_mirror(source: DebianPackages, missing: list[PackageRequest], ta
     """Fetch and verify packages through the archive's index (Packages.xz)."""
     index = f"{source.mirror}/dists/{source.suite}/{source.component}/binary-{source.architecture}/Packages.xz"
     packed = target / "Packages.xz"
-    download_file(index, packed, source.name)
+    fetch(index, packed, source.name, settings=TransferSettings(maximum_bytes=MAXIMUM_INDEX_BYTES))
     entries = _index_entries(packed, {request.name for request in missing}, index)
     for request in missing:
         entry = _chosen_entry(entries, request, source.name, index)
         version, architecture = entry["version"], entry["architecture"]
         deb = target / f"{entry['package']}_{quote(version, safe='+.~-')}_{architecture}.deb"
         address = f"{source.mirror}/{quote(entry['filename'])}"
-        download_file(address, deb, source.name)
+        fetch(address, deb, source.name)
         if _sha256(deb) != entry["sha256"]:
             raise SourceError(
                 f"source '{source.name}': '{address}' does not have the SHA-256 of the archive's index.",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from infra.errors import SourceError, StorageFull
 from infra.storage.local import atomic_file, sync_directory
 from tasks.download.formats import FilePlace, Record, format_of, is_readable, read_batches, records_of
+from tasks.download.progress import Throughput, observe_transfer
 from tasks.download.sources.file_source import FileSource
 from tasks.download.sources.source import SourcePart
 
@@ -285,8 +286,33 @@ def _hub() -> HfApi:
 
 
 def _download(repository: str, path: str, commit: str, folder: Path) -> Path:
-    fetched = _hub().hf_hub_download(repository, path, repo_type="dataset", revision=commit, local_dir=folder)
+    watch = cast(Any, _TransferWatch)  # called, not used as the bar that its type asks for
+    fetched = _hub().hf_hub_download(
+        repository, path, repo_type="dataset", revision=commit, local_dir=folder, tqdm_class=watch
+    )
     return Path(str(fetched))
+
+
+class _TransferWatch:
+    """Stands where the Hub's client has its progress bar, and tells whoever watches this context's transfers."""
+
+    def __init__(self, total: int | None = None, initial: int = 0, **_: object) -> None:
+        self.total, self.n = total, initial
+        self._begun = time.monotonic()
+
+    def update(self, size_bytes: float = 1) -> None:
+        """Count bytes that arrived (negative ones when the client begins anew)."""
+        self.n += int(size_bytes)
+        observe_transfer(Throughput(self.n, self.total, time.monotonic() - self._begun))
+
+    def close(self) -> None:
+        """Nothing is shown, so nothing is left to take away."""
+
+    def __enter__(self) -> _TransferWatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _reading_name(path: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from infra.artifacts import Artifact
 from infra.errors import SourceError
+from tasks.download.progress import Throughput, transfers_observed
 from tasks.download.sources import HubDataset, source_type_of
 
 SECRET = "hf_secretsecretsecret"
@@ -224,3 +225,18 @@ def test_a_capped_data_set_through_the_stage(hub: Hub, tmp_path: Path, download:
     assert 30_000 <= sum(len(row["text"]) for row in rows) < 30_000 + 5 * 10
     assert {row["licence"] for row in rows} == {"odc-by"}
     assert not list(tmp_path.rglob("*.json.gz"))
+
+
+def test_transfers_are_told_to_who_watches_and_end_with_them(
+    hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path
+) -> None:
+    seen: list[Throughput] = []
+    with transfers_observed(seen.append):
+        list(dataset(include=("data/a.jsonl",)).records(tmp_path / "a"))
+    assert (seen[-1].done_bytes, seen[-1].total_bytes) == (len(LINES), len(LINES))
+
+    def cancel(_: Throughput) -> None:
+        raise KeyboardInterrupt
+
+    with transfers_observed(cancel), pytest.raises(KeyboardInterrupt):
+        list(dataset(include=("data/a.jsonl",)).records(tmp_path / "b"))
