@@ -86,7 +86,6 @@ KILLS = (
     ("in the second download marker", "raw_documents/", "/.shards/", 1, False),
     ("in the first judged shard's file", "filtered_documents/", "/.scratch/", 0, True),
     ("after a quality marker", "filtered_documents/", "/.shards/", 3, True),
-    ("at a manifest, before it is there", "filtered_documents/", "manifest.json", 0, False),
     ("at a manifest, once it is there", "filtered_documents/", "manifest.json", 0, True),
     ("in deduplication", "unique_documents/", "/.shards/", 2, True),
     ("in a token shard", "tokens/", ".bin", 1, True),
