@@ -124,10 +124,12 @@ class HubDataset(FileSource):
         allotted = self._allotted(listing)
         for place in part.places:
             path = self.local_path(cache_directory, place.origin)
-            batches = read_batches(path, _reading_place(place), self.fields)
-            for batch in _up_to(batches, allotted[place.origin][1]):
-                yield _as_found(batch, place.origin, licence)
-            self.release(path)
+            try:
+                batches = read_batches(path, _reading_place(place), self.fields)
+                for batch in _up_to(batches, allotted[place.origin][1]):
+                    yield _as_found(batch, place.origin, licence)
+            finally:  # also when the reader has enough
+                self.release(path)
 
     def records(self, cache_directory: Path) -> Iterator[Record]:
         for batch in self.batches(cache_directory, SourcePart(tuple(self.places(cache_directory)))):

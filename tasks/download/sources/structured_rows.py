@@ -99,9 +99,11 @@ class StructuredFiles(Source):
         source = self.inner()
         for place in places:
             path = source.local_path(cache_directory, place.origin)
-            yield from self.file_records(path, place.origin)
-            if isinstance(source, HubDataset):
-                source.release(path)
+            try:
+                yield from self.file_records(path, place.origin)
+            finally:
+                if isinstance(source, HubDataset):
+                    source.release(path)
 
 
 def rows_of(path: Path, origin: str, limits: ReadLimits | None = None) -> Iterator[Row]:

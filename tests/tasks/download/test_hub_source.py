@@ -141,6 +141,15 @@ def test_one_file_at_a_time_leaves_nothing_behind(hub: Hub, dataset: Callable[..
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".jsonl", ".parquet")]
 
 
+def test_a_reader_that_stops_early_leaves_nothing_behind(
+    hub: Hub, dataset: Callable[..., HubDataset], tmp_path: Path
+) -> None:
+    records = dataset(include=("data/*",), keep_files=False).records(tmp_path)
+    next(records)
+    records.close()  # type: ignore[attr-defined]
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_a_private_data_set_needs_the_token_which_stays_secret(
     hub: Hub,
     dataset: Callable[..., HubDataset],
