@@ -34,6 +34,7 @@ _SHOWN_WORDS = 120
 _WORDS_BEFORE = 20
 _MOST_SOURCES = 24
 _LARGEST_BAR = 8
+_SINGLE_SIZES = 10
 _MOST_TABLE_ROWS = 40
 _PIECE = re.compile(r"\S+\s*")
 #: What terminals and browsers might act on.
@@ -186,16 +187,27 @@ class ClusterPage:
         """Write the page: one file, no scripts, every text escaped."""
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         template = environment.from_string(_TEMPLATE.read_text())
-        largest = max(sizes.values(), default=1)
+        bars = size_ranges(sizes)
+        largest = max((count for _, count in bars), default=1)
         page = template.render(
             clusters=self.clusters,
-            sizes=[(size, count, 100 * count / largest) for size, count in sorted(sizes.items())],
+            sizes=[(label, count, 100 * count / largest) for label, count in bars],
             duplicates=len(self._decisions.rows),
             documents=self._corpus.own_rows,
             matrix=heat_map(between),
         )
         with atomic_file(path) as stream:
             stream.write(page.encode("utf-8", "replace"))
+
+
+def size_ranges(sizes: Counter[int]) -> list[tuple[str, int]]:
+    """Clusters by size: each small size by itself, then ranges twice as long each; empty ones are left out."""
+    bars = [(str(size), sizes[size]) for size in range(2, _SINGLE_SIZES)]
+    low = _SINGLE_SIZES
+    while low <= max(sizes, default=0):
+        bars.append((f"{low:,} to {2 * low - 1:,}", sum(sizes[size] for size in sizes if low <= size < 2 * low)))
+        low *= 2
+    return [(label, count) for label, count in bars if count]
 
 
 def side_by_side(kept: str, gone: str) -> tuple[list[Piece], list[Piece]]:

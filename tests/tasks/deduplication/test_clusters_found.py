@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.deduplication import SketchSettings, find_duplicates
@@ -14,6 +15,7 @@ from tasks.deduplication.candidates import candidates_of_band
 from tasks.deduplication.components import best_of_each, connected
 from tasks.deduplication.in_memory import HeldSets
 from tasks.deduplication.large_buckets import link_large_bucket
+from tasks.deduplication.page import Piece, side_by_side, size_ranges
 from tasks.deduplication.pairs import pack, unpack
 from tasks.deduplication.planted import edited_copy, measure_planted, word_set_similarity
 from tasks.deduplication.shingle_sets import ShingleSets
@@ -94,6 +96,7 @@ def test_buckets_give_all_their_pairs_or_are_handed_on_whole(
     assert sorted(bucket.tolist() for bucket in found.large) == sorted(b for b in own if len(b) > small_bucket)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([0.3, 0.5, 0.8]), st.booleans())
 def test_leaders_find_the_components_of_a_large_bucket(seed: int, threshold: float, small_windows: bool) -> None:
     """Sets drift step by step, so that many similar pairs are not similar to any common leader."""
@@ -160,3 +163,20 @@ def test_planted_pairs_are_found() -> None:
     result = measure_planted([random_text(generator, 200) for _ in range(150)], SETTINGS, 0.8, 64, seed=3)
     assert result.true_pairs > 30
     assert (result.precision, result.recall) == (1.0, pytest.approx(1.0, abs=0.03))
+
+
+def test_excerpts_begin_shortly_before_the_first_difference() -> None:
+    words = [f"w{number}" for number in range(500)]
+    kept, gone = side_by_side(" ".join(words), " ".join([*words[:300], "other", *words[301:]]))
+    assert [piece.text.split() for piece in kept if piece.differs] == [["w300"]]
+    assert [piece.text.split() for piece in gone if piece.differs] == [["other"]]
+    assert kept[0].text.split() == words[280:300] == gone[0].text.split()
+    assert kept[0] == gone[0]
+    assert side_by_side("a b", "a b") == ([Piece("a b", False)], [Piece("a b", False)])
+    assert [piece.differs for piece in side_by_side("", "a\u202eb")[1]] == [True]
+    assert "\u202e" not in side_by_side("", "a\u202eb")[1][0].text
+
+
+def test_cluster_sizes_are_gathered_into_ranges() -> None:
+    ranges = size_ranges(Counter({2: 5, 9: 1, 10: 2, 19: 3, 21: 4}))
+    assert ranges == [("2", 5), ("9", 1), ("10 to 19", 5), ("20 to 39", 4)]

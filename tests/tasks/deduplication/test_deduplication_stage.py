@@ -143,7 +143,7 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(
     expected = built(calm, artifact).manifest.content_checksum
     root = tmp_path / "artifacts"
     settings = orjson.dumps({"workers": 1, "planted_pairs": 20}).decode()
-    for markers in (1, 8, 16, 20):
+    for markers in (1, 7, 13):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(root), artifact.manifest.fingerprint, settings])
         deadline = time.monotonic() + 60
         while (
