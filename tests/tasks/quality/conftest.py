@@ -30,10 +30,29 @@ def prose(number: int) -> str:
     return "\n".join(line.replace(" the ", f" the {generator.randrange(100, 1000)}th ", 1) for line in chosen)
 
 
+#: Melville, Moby-Dick (1851), chapters 32 and 40, abridged: words that lists of profanity hold.
+WHALES = """
+The Sperm Whale, scientific or poetic, lives not complete in any literature. Far above all other hunted whales, his is
+an unwritten life. Now the various species of whales need some sort of popular comprehensive classification, if only an
+easy outline one for the present, hereafter to be filled in all its departments by subsequent laborers. As no better man
+advances to take this matter in hand, I hereupon offer my own poor endeavors. I promise nothing complete; because any
+human thing supposed to be complete, must for that very reason infallibly be faulty. I shall not pretend to a minute
+anatomical description of the various species, or to much of any description. My object here is simply to project the
+draught of a systematization of cetology. I am the architect, not the builder. There go the cocks of the ship, and the
+cock crew at dawn when Moby Dick was seen by the men who stood on the mast. "Where away?" cried the captain to them.
+"""
+
+
 class CorpusConfig(StageConfig):
     seed: int = 0
     shards: int = 4
     documents: int = 60
+    copies: int = 0
+    second_source: bool = False
+    literature: bool = False
+
+    def source_of(self, number: int) -> str:
+        return "other" if self.second_source and number % 2 else "mine"
 
 
 def write_corpus(context: StageContext[CorpusConfig]) -> StageResult:
@@ -43,10 +62,15 @@ def write_corpus(context: StageContext[CorpusConfig]) -> StageResult:
     texts += [
         f"Write to jane.doe{number}@mail.example or 212-555-0{number:03d}.\n" + prose(number) for number in range(8)
     ]
+    texts += [prose(number + 500) for number in range(config.copies)] * 2
+    texts += [WHALES, prose(77) + "\nWell shit, he said, what the fuck is it, you dickhead."] * config.literature
     each = -(-len(texts) // config.shards)
     for shard in range(config.shards):
         rows = texts[shard * each : (shard + 1) * each]
-        documents = [Document(text, "mine", str(shard * each + row), "CC0") for row, text in enumerate(rows)]
+        documents = [
+            Document(text, config.source_of(shard * each + row), str(shard * each + row), "CC0")
+            for row, text in enumerate(rows)
+        ]
         write_table(context.directory / DOCUMENTS / f"mine-{shard:05d}.parquet", documents_table(documents))
     return StageResult()
 
