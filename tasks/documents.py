@@ -41,7 +41,9 @@ REMOVAL_FIELDS = [("reason", pa.string()), ("score", pa.float64())]
 DOCUMENT_SCHEMA = pa.schema(DOCUMENT_FIELDS)
 REMOVED_SCHEMA = pa.schema(DOCUMENT_FIELDS + REMOVAL_FIELDS)
 
-_COMPRESSION_LEVEL = 3
+#: Level 3 saves 13% of the size at half the speed, and each stage writes the text anew.
+_COMPRESSION_LEVEL = 1
+_REPEATED_COLUMNS = ("source", "licence", "reason")
 _ROWS_PER_GROUP = 4096
 
 
@@ -126,6 +128,8 @@ def write_table(path: Path, table: pa.Table) -> None:
             compression="zstd",
             compression_level=_COMPRESSION_LEVEL,
             row_group_size=_ROWS_PER_GROUP,
+            use_dictionary=[name for name in _REPEATED_COLUMNS if name in table.column_names],
+            write_statistics=False,  # nobody selects row groups by their texts' order
             version="2.6",
             store_schema=False,
         )

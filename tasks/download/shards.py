@@ -78,11 +78,13 @@ def sort_out(records: pa.Table, source: str, licence: str, index: EvaluationInde
     licences = pc.fill_null(columns["licence"], licence)
     table = pa.table([ids, texts, pa.repeat(source, len(ids)), origins, licences], schema=DOCUMENT_SCHEMA)
     candidates = np.flatnonzero(_is_unset(reasons))
-    shared = index.shared(TextBatch.from_arrow(texts.take(pa.array(candidates))))
+    clean = texts if len(candidates) == len(texts) else texts.take(pa.array(candidates))
+    shared = index.shared(TextBatch.from_arrow(clean))
     contaminated = shared.counts > 0
     reasons[candidates[contaminated]] = CONTAMINATED
     scores[candidates[contaminated]] = shared.counts[contaminated]
-    documents = table.take(pa.array(candidates[~contaminated]))
+    chosen = candidates[~contaminated]
+    documents = table if len(chosen) == len(texts) else table.take(pa.array(chosen))
     statistics = {
         "kept": documents.num_rows,
         "kept_bytes": int(TextBatch.from_arrow(documents.column("text")).sizes.sum()),
