@@ -122,15 +122,16 @@ def test_sharding_does_not_change_what_stays(store: ArtifactStore, corpus: Calla
 def test_neither_workers_nor_memory_change_a_byte(
     store: ArtifactStore, corpus: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = corpus(templates=90)
+    artifact = corpus(documents=40, templates=90)
+    few = {"bands": 6, "planted_pairs": 5}
     other, little = (ArtifactStore.open(str(tmp_path / name), tmp_path / name) for name in ("other", "little"))
-    one, two = built(store, artifact).manifest, built(other, artifact, workers=2).manifest
+    one, two = built(store, artifact, **few).manifest, built(other, artifact, workers=2, **few).manifest
     # As if a worker could hold the keys of 40 rows, and each portion of sets were a few texts.
     monkeypatch.setattr("tasks.deduplication.rounds._KEY_BYTES_A_ROW", (16 << 20) // 40)
     monkeypatch.setattr("tasks.deduplication.rounds._EXACT_BYTES_A_ROW", (16 << 20) // 40)
     monkeypatch.setattr("tasks.deduplication.rounds._SMALLEST_PORTION", 4096)
     monkeypatch.setattr("tasks.deduplication.units._SIDE_SHARE", 4096)
-    spilled = built(little, artifact, memory_limit_bytes=16 << 20)
+    spilled = built(little, artifact, memory_limit_bytes=16 << 20, **few)
     assert one.content_checksum == two.content_checksum == spilled.manifest.content_checksum
     assert one.metrics["dedup/largest_cluster"] == 90
 
