@@ -21,6 +21,7 @@ from flows.pipeline_graph import PlannedStage, build_graph, plan  # noqa: E402
 from flows.run_record import TEXT_FILE, RunRecord, run_command  # noqa: E402
 from infra.stack import StackSettings  # noqa: E402
 from infra.stack.runs import mlflow_run_page, run_page  # noqa: E402
+from tasks.deduplication import resolve_references  # noqa: E402
 from tasks.download import resolve_sources  # noqa: E402
 from tasks.run_context import ArtifactReference, RunContext  # noqa: E402
 from tasks.stage_task import run_stage  # noqa: E402
@@ -49,6 +50,7 @@ def full_pipeline(
     config = config.model_copy(
         update={
             "download": resolve_sources(config.download, home / "downloads"),
+            "deduplication": resolve_references(config.deduplication),
             "tokenization": resolve_tokenizer(config.tokenization),
         }
     )

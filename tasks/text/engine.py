@@ -62,5 +62,9 @@ def _compile(function: FunctionT, inline: Literal["never", "always"]) -> Functio
     if importlib.util.find_spec("numba") is None:
         return function
     import numba
+    from numba.core import entrypoints
 
+    # At its first call numba imports every installed package that extends it (awkward: half a second a
+    # process). Our loops use none; where this flag is gone, that is all that is lost.
+    entrypoints._already_initialized = True
     return cast(FunctionT, numba.njit(cache=True, nogil=True, inline=inline)(function))
