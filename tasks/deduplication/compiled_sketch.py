@@ -54,6 +54,7 @@ def sketch_texts(
     offsets: Positions,
     classes: npt.NDArray[np.uint8],
     lower: Numbers,
+    ascii_terms: Hashes,
     last_words: Hashes,
     multipliers: Numbers,
     additions: Numbers,
@@ -62,6 +63,7 @@ def sketch_texts(
 ) -> None:
     """Fill `keys` [texts, bands] from bytes in one pass: words, runs of words, minima, bands.
 
+    `ascii_terms` [128]: what each ASCII character adds to its word's hash, 0 for one that is in no word;
     `last_words` [words a shingle] is working space.
     """
     length = len(last_words)
@@ -78,19 +80,23 @@ def sketch_texts(
         run, whole, value = _ZERO, GOLDEN_GAMMA, _ZERO
         slot, words, filled, in_word = 0, 0, 0, False
         while place <= end:
-            code, width = np.int64(-1), np.int64(1)
+            term, width = _ZERO, np.int64(1)
             if place < end:
-                code = np.int64(buffer[place])
-                if code >= 0x80:
+                byte = buffer[place]
+                if byte < 0x80:
+                    term = ascii_terms[byte]
+                else:
                     code, width = decode(buffer, place, end)
+                    if 0 <= code < TABLE_SIZE and classes[code] & 1:
+                        term = (np.uint64(lower[code]) + _ONE) * GOLDEN_GAMMA
             place += width
-            if 0 <= code < TABLE_SIZE and classes[code] & 1:
-                if not in_word:
-                    in_word, value = True, _ZERO
-                value = value * WORD_BASE + (np.uint64(lower[code]) + _ONE) * GOLDEN_GAMMA
+            if term != _ZERO:
+                in_word = True
+                value = value * WORD_BASE + term
             elif in_word:
                 in_word = False
                 word = mix_one(value)
+                value = _ZERO
                 run = (run - last_words[slot] * oldest_factor) * RUN_BASE + word
                 last_words[slot] = word
                 slot = slot + 1 if slot + 1 < length else 0

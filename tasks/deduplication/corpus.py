@@ -162,8 +162,12 @@ class Gathered:
         return cls(np.zeros(rows, np.int64), np.zeros(rows), np.empty(rows, object), np.empty(rows, object))
 
     def id_ranks(self) -> Positions:
-        """[rows] places of the ids in alphabetical order."""
-        ranks = np.empty(len(self.ids), np.int64)
-        order = to_numpy(pc.sort_indices(pa.array(self.ids.tolist(), pa.string()))).astype(np.int64)
-        ranks[order] = np.arange(len(ranks))
+        """[rows] places of the ids in alphabetical order; equal ids have equal places."""
+        ids = pa.array(self.ids.tolist(), pa.string())
+        order = to_numpy(pc.sort_indices(ids)).astype(np.int64)
+        ranks = np.zeros(len(order), np.int64)
+        if len(order):
+            ordered = ids.take(to_arrow(order))
+            changes = pc.not_equal(ordered[1:], ordered[:-1]).to_numpy(zero_copy_only=False)
+            ranks[order[1:]] = np.cumsum(changes)
         return ranks

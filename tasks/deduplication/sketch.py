@@ -15,7 +15,7 @@ import xxhash
 
 from tasks.deduplication import compiled_sketch
 from tasks.text.batch import Bytes, Positions, TextBatch
-from tasks.text.characters import SPACE, TABLE_SIZE, character_classes, lower_case
+from tasks.text.characters import SPACE, TABLE_SIZE, WORD, character_classes, lower_case
 from tasks.text.engine import Engine, engine
 from tasks.text.hashing import GOLDEN_GAMMA, RUN_BASE, Hashes, mix
 from tasks.text.words import Words, decode_characters, hash_words
@@ -44,8 +44,8 @@ def band_keys(batch: TextBatch, settings: SketchSettings) -> Hashes:
             keys[start : start + len(part)] = _fold_keys(minima, settings)
         return keys
     compiled_sketch.sketch_texts(
-        batch.buffer, batch.offsets, character_classes(), lower_case(), np.empty(settings.ngram_words, np.uint64),
-        multipliers, additions, settings.rows_per_band, keys,
+        batch.buffer, batch.offsets, character_classes(), lower_case(), _ascii_terms(),
+        np.empty(settings.ngram_words, np.uint64), multipliers, additions, settings.rows_per_band, keys,
     )  # fmt: skip
     return keys
 
@@ -77,6 +77,13 @@ def _whole_texts(words: Words, texts: Positions, ngram_words: int) -> Hashes:
         there = first + step < last
         combined[there] = combined[there] * RUN_BASE + words.hashes[(first + step)[there]]
     return mix(combined)
+
+
+@cache
+def _ascii_terms() -> Hashes:
+    """[128] what each ASCII character adds to the hash of its word; 0 for those that are in none."""
+    terms = (lower_case()[:128].astype(np.uint64) + np.uint64(1)) * GOLDEN_GAMMA
+    return np.where(character_classes()[:128] & WORD, terms, np.uint64(0))
 
 
 @cache

@@ -172,9 +172,9 @@ def _label(content: Hashes) -> Positions:
 
 
 def ranks(corpus: Corpus, rows: Positions) -> tuple[np.ndarray[Any, Any], ...]:
-    """What decides which of several documents stays: earlier runs' first, then quality, length, id."""
+    """What decides which of several documents stays: earlier runs' first, then quality, length, id, content."""
     known = corpus.gather(rows)
-    return rows < corpus.own_rows, -known.quality, -known.sizes, known.id_ranks()
+    return rows < corpus.own_rows, -known.quality, -known.sizes, known.id_ranks(), corpus.content(rows)[:, 0]
 
 
 @dataclass(frozen=True)
