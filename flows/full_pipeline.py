@@ -6,7 +6,9 @@ from infra.quiet import apply_quiet_environment
 
 apply_quiet_environment()
 
+import logging  # noqa: E402
 import os  # noqa: E402 (the quiet environment comes before anything that might read it)
+import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -23,9 +25,12 @@ from infra.stack import StackSettings  # noqa: E402
 from infra.stack.runs import mlflow_run_page, run_page  # noqa: E402
 from tasks.deduplication import resolve_references  # noqa: E402
 from tasks.download import resolve_sources  # noqa: E402
+from tasks.download.progress import Throughput, transfers_observed  # noqa: E402
 from tasks.run_context import ArtifactReference, RunContext  # noqa: E402
 from tasks.stage_task import run_stage  # noqa: E402
 from tasks.tokenization import resolve_tokenizer  # noqa: E402
+
+_TRANSFER_LOG_SECONDS = 5.0
 
 
 @flow(name="sam2-full-pipeline", persist_result=True, result_serializer="json", log_prints=True)
@@ -47,9 +52,11 @@ def full_pipeline(
     changes = overrides.model_dump(exclude_unset=True, exclude_none=True) if overrides else {}
     home = StackSettings.from_environment().home
     config = load_profile(ProfileName(profile).value, changes)
+    with transfers_observed(_TransferLog(get_run_logger())):
+        download = resolve_sources(config.download, home / "downloads")
     config = config.model_copy(
         update={
-            "download": resolve_sources(config.download, home / "downloads"),
+            "download": download,
             "deduplication": resolve_references(config.deduplication),
             "tokenization": resolve_tokenizer(config.tokenization),
         }
@@ -66,6 +73,19 @@ def full_pipeline(
         message=f"{len(record.stages)} stages, {reused} of them reused",
         data={"report": str(run.run_directory / "report.html"), "summary": text},
     )
+
+
+class _TransferLog:
+    """Says now and then how far fetching is: sources are pinned before the first stage can report anything."""
+
+    def __init__(self, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
+        self._log = log
+        self._next = time.monotonic() + _TRANSFER_LOG_SECONDS
+
+    def __call__(self, throughput: Throughput) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _TRANSFER_LOG_SECONDS
+            self._log.info("fetching sources: %s", throughput.describe())
 
 
 def _execute(graph: list[PlannedStage], run: RunContext, record: RunRecord) -> None:

@@ -16,10 +16,14 @@ class DamagedObject(SourceError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One stored object: its key below the storage's root and its size."""
+    """One stored object: its key below the storage's root, its size, and what changes with its content.
+
+    version: an entity tag of the server's; empty where listing does not tell (local disks).
+    """
 
     key: str
     size_bytes: int
+    version: str = ""
 
 
 class Storage(Protocol):

@@ -72,7 +72,7 @@ class S3Storage:
             new = [entry for entry in page.get("Contents", []) if entry["Key"].encode() > last.encode()]
             for entry in new:
                 last = entry["Key"]
-                yield StoredFile(last[len(root) :], entry["Size"])
+                yield StoredFile(last[len(root) :], entry["Size"], entry.get("ETag", ""))
             if not page["IsTruncated"]:
                 return
             if new:

@@ -23,7 +23,7 @@ class BucketFiles(FileSource):
     include: tuple[str, ...] = Field(default=("*",), description="patterns of object keys below the prefix to read")
 
     def pin(self, cache_directory: Path) -> str:
-        listing = "\n".join(f"{stored.key} {stored.size_bytes}" for stored in self._objects())
+        listing = "\n".join(f"{stored.key} {stored.size_bytes} {stored.version}" for stored in self._objects())
         return f"listing:{hashlib.sha256(listing.encode()).hexdigest()}"
 
     def places(self, cache_directory: Path) -> list[FilePlace]:
