@@ -221,7 +221,8 @@ def speeds(table: pa.Table, few: Sequence[str], megabytes: float) -> None:
     our_chain(table.slice(0, 64), QualityConfig())
     shards = shards_of(table)
     every = QualityConfig(rule_sets=dict.fromkeys(QualityConfig().rule_sets, UNRULED))
-    ours_rules = timed("our measures and rules", lambda: [measure(p, f) for p, f in zip(rules_only, filters, strict=True)],
+    ours_rules = timed("our measures and rules",
+                       lambda: [measure(p, f) for p, f in zip(rules_only, filters, strict=True)],
                        megabytes, 2)  # fmt: skip
     ours = timed("our chain, web rules", lambda: [our_chain(shard, QualityConfig()) for shard in shards], megabytes, 2)
     worst = timed("our chain, no rule removes anything: language sees all",

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from tasks.quality.character_kinds import BRACKET, BREAK, COUNTED, LETTER, PHRASE, SENTENCE_END, SPACE, Kinds
 from tasks.quality.compiled_tokens import (
     T_END,
+    T_FIRST,
     T_LETTER,
+    T_LONG,
     T_PUNCTUATION,
     T_SYMBOL,
     Codes,
@@ -23,7 +25,6 @@ from tasks.quality.counts import (
     FEWEST_LINE_WORDS,
     FUNCTION_BIT,
     JAVASCRIPT,
-    LONGEST_WORD,
     LOREM,
     PHRASES,
     POLICY,
@@ -314,19 +315,22 @@ def _count_line(
         end - start >= 3 and codes[end - 1] == 0x2E and codes[end - 2] == 0x2E and codes[end - 3] == 0x2E
     ):
         row[_ELLIPSIS_LINES] += 1
+    if line_filter != _NONE:
+        words = 0
+        for token in range(first_token, last_token):
+            words += bits[token] & T_FIRST != 0
+            if bits[token] & T_LONG:
+                return
+        if words < FEWEST_LINE_WORDS:
+            return
     value = np.uint64(0)
-    words, phrases, longest_word = 1, 0, 0
+    phrases = 0
     brace = False
-    word = start
     cut, left_out = start, 0
     for place in range(start, end):
         code, kind = codes[place], kinds[place]
-        if kind & (SPACE | PHRASE | BRACKET):
-            if kind & SPACE:
-                longest_word = max(longest_word, place - word)
-                words += kinds[place + 1] & SPACE == 0
-                word = place + 1
-            elif code == 0x5B and line_filter != _NONE and place >= cut:
+        if kind & (PHRASE | BRACKET):
+            if code == 0x5B and line_filter != _NONE and place >= cut:
                 cut = _citation_end(codes, place, end)
                 left_out += cut - place
             if place >= cut:
@@ -335,22 +339,16 @@ def _count_line(
                 brace |= code == 0x7B
         if place >= cut:
             value = value * WORD_BASE + (np.uint64(code) + _ONE) * GOLDEN_GAMMA
-    longest_word = max(longest_word, end - word)
     length = end - start - left_out
     last, second, third = end - 1, end - 2, end - 3
     if left_out:
         last, second, third = _last_kept(codes, start, end)
     last_code = codes[last] if last >= start else 0
-    if line_filter != _NONE:
-        if longest_word > LONGEST_WORD:
+    if line_filter == _CLOSED:
+        closed = last_code == 0x2E or last_code == 0x3F or last_code == 0x21 or last_code == 0x22
+        if not closed and last_code != 0x27:
             return
-        if line_filter == _CLOSED:
-            closed = last_code == 0x2E or last_code == 0x3F or last_code == 0x21 or last_code == 0x22
-            if not closed and last_code != 0x27:
-                return
-            if third >= start and last_code == 0x2E and codes[second] == 0x2E and codes[third] == 0x2E:
-                return
-        if words < FEWEST_LINE_WORDS:
+        if third >= start and last_code == 0x2E and codes[second] == 0x2E and codes[third] == 0x2E:
             return
     row[_LOREM_LINES] += phrases & LOREM != 0
     if line_filter != _NONE and phrases & LOREM == 0 and phrases & JAVASCRIPT:

@@ -25,6 +25,7 @@ from tasks.quality.character_kinds import (
     UPPER,
     Kinds,
 )
+from tasks.quality.counts import LONGEST_WORD
 from tasks.text.batch import Bytes
 from tasks.text.characters import TABLE_SIZE
 from tasks.text.compiled_words import decode
@@ -35,6 +36,8 @@ Codes = npt.NDArray[np.int32]
 
 #: Bits of a token: what it consists of.
 T_SYMBOL, T_LETTER, T_PUNCTUATION, T_END = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
+#: The first token of a run of visible characters, and of one that is too long for C4.
+T_FIRST, T_LONG = np.uint8(16), np.uint8(32)
 _STOP, _PLUS, _PERCENT, _APOSTROPHE, _CURLY = 0x2E, 0x2B, 0x25, 0x27, 0x2019
 _ONE = np.uint64(1)
 _ANY = ~np.uint32(0)
@@ -349,11 +352,14 @@ def split_tokens(
             kinds[word_end] & SUFFIX != 0
             or (codes[word_end] == _STOP and word_end > start + 1 and kinds[word_end - 1] & BEFORE_STOP != 0)
         )
+        first = T_FIRST | T_LONG if place - start > LONGEST_WORD else T_FIRST
         if word_end == start or (place > word_end and not closed):
+            token = count
             count = _split_chunk(codes, kinds, start, place, starts, ends, hashes, bits, count)
+            bits[token] |= first
             continue
         starts[count], ends[count], hashes[count] = start, word_end, mix_one(value)
-        bits[count] = T_LETTER if some & LETTER else np.uint8(0)
+        bits[count] = first | T_LETTER if some & LETTER else first
         count += 1
         if closed:
             count = _emit(codes, kinds, word_end, place, starts, ends, hashes, bits, count)

@@ -72,7 +72,7 @@ def merged_figures(figures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str,
             for name in _TALLIES:
                 for key, count in entry[name].items():
                     total[name][key] = total[name].get(key, 0) + count
-    return merged
+    return dict(sorted(merged.items()))
 
 
 def tables_of(config: QualityConfig, sources: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -39,8 +39,10 @@ def measure(batch: TextBatch, line_filters: npt.NDArray[np.uint8]) -> Counts:
     longest = int(batch.sizes.max(initial=0))
     workspace = _workspace(longest)
     vocabulary, meanings = _table()
+    buffer = batch.buffer.view()
+    buffer.flags.writeable = False  # numba compiles once for arrays that may be written, and once for others
     workspace.generation = count_texts(
-        batch.buffer,
+        buffer,
         batch.offsets,
         line_filters,
         character_kinds(),
