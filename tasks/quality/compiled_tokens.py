@@ -183,36 +183,30 @@ def is_address(codes: Codes, kinds: Kinds, start: int, end: int) -> bool:
     return at > host and _is_host(codes, kinds, at + 1, end)
 
 
+@compiled_inline
+def _place(starts: Codes, ends: Codes, start: int, end: int, count: int) -> int:
+    """Append the bounds of one token; returns the new count."""
+    starts[count], ends[count] = start, end
+    return count + 1
+
+
 @compiled
-def _emit(
-    codes: Codes,
-    kinds: Kinds,
-    start: int,
-    end: int,
-    starts: Codes,
-    ends: Codes,
-    hashes: Hashes,
-    bits: Bytes,
-    count: int,
-) -> int:
-    """Append one token; returns the new count."""
+def _describe(codes: Codes, kinds: Kinds, start: int, end: int) -> tuple[np.uint64, np.uint8]:
+    """Hash and bits of one token."""
     value = np.uint64(0)
     some, every = _NOTHING, _ANY
     for place in range(start, end):
         value = value * WORD_BASE + (np.uint64(codes[place]) + _ONE) * GOLDEN_GAMMA
         some |= kinds[place]
         every &= kinds[place]
-    flags = np.uint8(0)
-    if every & SYMBOL:
-        flags |= T_SYMBOL
+    flags = T_SYMBOL if every & SYMBOL else np.uint8(0)
     if some & LETTER:
         flags |= T_LETTER
     if every & PUNCTUATION:
         flags |= T_PUNCTUATION
     if end - start == 1 and some & SENTENCE_END:
         flags |= T_END
-    starts[count], ends[count], hashes[count], bits[count] = start, end, mix_one(value), flags
-    return count + 1
+    return mix_one(value), flags
 
 
 @compiled
@@ -223,8 +217,6 @@ def _split_chunk(
     end: int,
     starts: Codes,
     ends: Codes,
-    hashes: Hashes,
-    bits: Bytes,
     count: int,
 ) -> int:
     """Append the tokens of a run of visible characters; returns the new count."""
@@ -238,10 +230,10 @@ def _split_chunk(
     right = end
     while right > left and _is_suffix(codes, kinds, right - 1, left, end):
         right -= 1
-    count = _emit_edge(codes, kinds, start, left, starts, ends, hashes, bits, count)
+    count = _emit_edge(codes, kinds, start, left, starts, ends, count)
     if left < right:
-        count = _split_middle(codes, kinds, left, right, starts, ends, hashes, bits, count)
-    return _emit_edge(codes, kinds, right, end, starts, ends, hashes, bits, count)
+        count = _split_middle(codes, kinds, left, right, starts, ends, count)
+    return _emit_edge(codes, kinds, right, end, starts, ends, count)
 
 
 @compiled
@@ -252,8 +244,6 @@ def _emit_edge(
     end: int,
     starts: Codes,
     ends: Codes,
-    hashes: Hashes,
-    bits: Bytes,
     count: int,
 ) -> int:
     """Append split-off characters, one token each, but runs of full stops and "'s" as one."""
@@ -265,7 +255,7 @@ def _emit_edge(
                 stop += 1
         elif stop < end and (codes[stop] == 0x73 or codes[stop] == 0x53):
             stop += 1
-        count = _emit(codes, kinds, place, stop, starts, ends, hashes, bits, count)
+        count = _place(starts, ends, place, stop, count)
         place = stop
     return count
 
@@ -278,8 +268,6 @@ def _split_middle(
     end: int,
     starts: Codes,
     ends: Codes,
-    hashes: Hashes,
-    bits: Bytes,
     count: int,
 ) -> int:
     """Append the tokens of a word without its edges: whole addresses, or parts between infixes."""
@@ -293,16 +281,16 @@ def _split_middle(
             place += 1
             continue
         if count == first and token == start and is_address(codes, kinds, start, end):
-            return _emit(codes, kinds, start, end, starts, ends, hashes, bits, count)
+            return _place(starts, ends, start, end, count)
         if token < place:
-            count = _emit(codes, kinds, token, place, starts, ends, hashes, bits, count)
-        count = _emit(codes, kinds, place, stop, starts, ends, hashes, bits, count)
+            count = _place(starts, ends, token, place, count)
+        count = _place(starts, ends, place, stop, count)
         place = token = stop
     cut = _contraction(codes, kinds, token, end)
     if token < cut:
-        count = _emit(codes, kinds, token, cut, starts, ends, hashes, bits, count)
+        count = _place(starts, ends, token, cut, count)
     if cut < end:
-        count = _emit(codes, kinds, cut, end, starts, ends, hashes, bits, count)
+        count = _place(starts, ends, cut, end, count)
     return count
 
 
@@ -352,15 +340,18 @@ def split_tokens(
             kinds[word_end] & SUFFIX != 0
             or (codes[word_end] == _STOP and word_end > start + 1 and kinds[word_end - 1] & BEFORE_STOP != 0)
         )
-        first = T_FIRST | T_LONG if place - start > LONGEST_WORD else T_FIRST
+        token = count
         if word_end == start or (place > word_end and not closed):
-            token = count
-            count = _split_chunk(codes, kinds, start, place, starts, ends, hashes, bits, count)
-            bits[token] |= first
-            continue
-        starts[count], ends[count], hashes[count] = start, word_end, mix_one(value)
-        bits[count] = first | T_LETTER if some & LETTER else first
-        count += 1
-        if closed:
-            count = _emit(codes, kinds, word_end, place, starts, ends, hashes, bits, count)
+            count = _split_chunk(codes, kinds, start, place, starts, ends, count)
+        else:
+            count = _place(starts, ends, start, word_end, count)
+            if closed:
+                count = _place(starts, ends, word_end, place, count)
+        described = token
+        if word_end > start and ends[token] == word_end:
+            hashes[token], bits[token] = mix_one(value), T_LETTER if some & LETTER else np.uint8(0)
+            described += 1
+        for index in range(described, count):
+            hashes[index], bits[index] = _describe(codes, kinds, starts[index], ends[index])
+        bits[token] |= T_FIRST | T_LONG if place - start > LONGEST_WORD else T_FIRST
     return count
