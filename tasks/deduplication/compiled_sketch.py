@@ -82,7 +82,7 @@ def sketch_texts(
         while place <= end:
             term, width = _ZERO, np.int64(1)
             if place < end:
-                byte = buffer[place]
+                byte = buffer[np.uint64(place)]  # an unsigned index cannot count from the end
                 if byte < 0x80:
                     term = ascii_terms[byte]
                 else:
@@ -131,11 +131,11 @@ def collapse_spaces(
         start = written
         after_space = np.int64(1)
         while place < end:
-            byte = np.int64(buffer[place])
+            byte = buffer[np.uint64(place)]  # an unsigned index cannot count from the end
             if byte < 0x80:
                 # No branch on what the byte is: a space after a space is overwritten by what follows.
                 space = np.int64(classes[byte] >> 2 & 1)
-                result[written] = np.uint8(32) if space else np.uint8(byte)
+                result[np.uint64(written)] = np.uint8(32) if space else byte
                 written += 1 - (space & after_space)
                 after_space = space
                 place += 1
