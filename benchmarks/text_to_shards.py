@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 BYTES_PER_TOKEN = 4.2
@@ -97,12 +99,15 @@ def run_chain(jsonl: Path, tokenizer: Path, home: Path, workers: int) -> None:
         artifact = build_stage(modules[name].STAGE, configs[name], inputs, store).artifact
         inputs = {"documents": artifact}
         report(name, wall, cpu, artifact.manifest.metrics)
+    report("all", started, 0.0, {})
     print(json.dumps({"stage": "checksum", "content": artifact.manifest.content_checksum}), flush=True)
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and of its ended children."""
-    return sum(os.times()[:4])
+    """User and system time of this process, of those it started (the fork server, its workers) and of ended ones."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    times = [process.cpu_times() for process in family]
+    return sum(each.user + each.system + each.children_user + each.children_system for each in times)
 
 
 def report(stage: str, wall: float, cpu: float, metrics: Any) -> None:
@@ -113,16 +118,12 @@ def report(stage: str, wall: float, cpu: float, metrics: Any) -> None:
 
 
 def measured(jsonl: Path, tokenizer: Path, home: Path, workers: int) -> list[dict[str, Any]]:
-    """Run the chain in a fresh process; its report, the last entry being the totals."""
+    """Run the chain in a fresh process; its report, the last timed entry being the totals."""
     command = [sys.executable, str(Path(__file__)), "--chain", str(jsonl), str(tokenizer), str(home), str(workers)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(tokenizer.parent / "bytecode")
-    before, started = os.times(), time.monotonic()
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    wall, after = time.monotonic() - started, os.times()
-    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return [*lines, {"stage": "all", "wall": wall, "cpu": cpu}]
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
 def show(rows: list[dict[str, Any]], size_bytes: int, workers: int) -> None:

@@ -17,6 +17,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +30,7 @@ from tasks.scale_out import ExecutionConfig, Executor, UnitExecution
 from tasks.work_units import Failure, UnitOutput, UnitT, guarded
 
 _POLL_SECONDS = 1.0
+_PRELOADED = "tasks.worker_preload"
 
 
 class ShardedStageConfig(StageConfig):
@@ -61,6 +64,8 @@ class ShardWorkers:
         self._pool: ProcessPoolExecutor | None = None
         self._elsewhere: UnitExecution | None = None
         self._execution: ExecutionConfig = getattr(context.config, "execution", ExecutionConfig())
+        if workers > 1 and self._execution.executor is Executor.PROCESSES:
+            fork_server()
 
     def __enter__(self) -> ShardWorkers:
         return self
@@ -137,11 +142,25 @@ class ShardWorkers:
 
     def _submit(self, work: Callable[[UnitT], UnitOutput], unit: UnitT) -> Future[UnitOutput | Failure]:
         if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(
+                self._workers, fork_server(), initializer=_begin_worker, initargs=(dict(os.environ),)
+            )
         # A submission may start a process.
         with nullcontext() if "__main__" in (work.__module__, type(unit).__module__) else _main_module_hidden():
             return self._pool.submit(guarded, work, unit)
+
+
+def fork_server() -> ForkServerContext:
+    """Start the process that workers are forked from, unless it runs; it loads what they need meanwhile.
+
+    It is started from scratch, so no thread of this process (Prefect's, say) can leave a lock behind in
+    a worker, and ends with this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED])
+    with _main_module_hidden():
+        forkserver.ensure_running()
+    return context
 
 
 def _result_of(future: Future[UnitOutput | Failure], span: ProgressSpan) -> UnitOutput | Failure:
@@ -167,9 +186,9 @@ def _input_bytes(unit: Any) -> int:
 
 @contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """Spawned processes import the parent's main module before anything else; of a Prefect run that is Prefect itself.
+    """New processes import the parent's main module before anything else; of a Prefect run that is Prefect itself.
 
-    Units and their work live in modules of their own, so the workers start without it, and two seconds sooner.
+    Units and their work live in modules of their own, so workers start without it, and two seconds sooner.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -183,8 +202,13 @@ def _marker(span: ProgressSpan, name: str) -> str:
     return f"{span.label.replace(' ', '-')}/{name}"
 
 
-def _end_with_parent() -> None:
-    """Have this worker end when its parent is killed: an idle pool worker would wait for ever."""
+def _begin_worker(environment: dict[str, str]) -> None:
+    """Take over the parent's environment as it is now, and end when the parent is killed.
+
+    An idle pool worker would wait for ever for a parent that is gone.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -195,4 +219,4 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-__all__ = ["ProgressSpan", "ShardWorkers", "ShardedStageConfig", "UnitOutput", "largest_first"]
+__all__ = ["ProgressSpan", "ShardWorkers", "ShardedStageConfig", "UnitOutput", "fork_server", "largest_first"]
