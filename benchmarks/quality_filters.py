@@ -25,7 +25,6 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,8 @@ from datatrove.pipeline.formatters import PIIFormatter
 
 from benchmarks.corpus import load_corpus
 from tasks.quality import QualityConfig
-from tasks.quality.config import UNRULED
+from tasks.quality.config import UNRULED, RuleLimits
+from tasks.quality.counts import Counts
 from tasks.quality.judgement import Verdicts, judge
 from tasks.quality.measures import measure
 from tasks.quality.phrases import profane_words
@@ -131,31 +131,54 @@ def datatrove_decision(text: str, chain: Sequence[Any]) -> str:
     return ""
 
 
-def our_decisions(texts: Sequence[str], line_filter: str) -> list[str]:
-    """The reason of our first rule that removes each text; empty when none does."""
-    limits = QualityConfig().rule_sets["web"].model_copy(update={"line_filter": line_filter})
-    reasons = []
+def our_decisions(texts: Sequence[str], line_filter: str) -> tuple[list[str], Counts]:
+    """The reason of our first rule that removes each text (empty when none does), and all counts."""
+    limits = web_rules(line_filter)
+    reasons, all_counts = [], []
     for _, part in TextBatch.from_texts(texts).parts():
         counts = measure(part, np.full(len(part), LINE_FILTERS[line_filter], np.uint8))
         broken, _ = first_broken(counts, {"web": limits}, ["web"], np.zeros(len(part), np.int64))
         reasons += [RULES[rule].reason if rule >= 0 else "" for rule in broken]
-    return reasons
+        all_counts.append(counts)
+    return reasons, np.concatenate(all_counts)
+
+
+def web_rules(line_filter: str) -> RuleLimits:
+    """The rule set `web` with another line filter."""
+    return QualityConfig().rule_sets["web"].model_copy(update={"line_filter": line_filter})
+
+
+def nearest_figure(counts: Counts, reason: str, limits: RuleLimits) -> str:
+    """Our figure beside its limit for the rule (of several with that reason, the one nearest to breaking)."""
+    figures = []
+    for rule in RULES:
+        limit = rule.limit(limits)
+        if rule.reason == reason and limit is not None:
+            value = float(rule.value(counts[None])[0])
+            figures.append((abs(value - limit) / max(abs(limit), 1e-9), value, limit))
+    _, value, limit = min(figures)
+    return f"our figure {value:.4f}, limit {limit:g}"
 
 
 def compare(texts: Sequence[str], line_filter: str) -> None:
     """Print how often the decisions are equal, and the classes of those that are not."""
     chain = chain_of(line_filter == "c4_closed")
-    theirs = [datatrove_decision(text, chain) for text in texts]
-    ours = our_decisions(texts, line_filter)
+    theirs = [SAME_RULE.get(reason, reason) for reason in (datatrove_decision(text, chain) for text in texts)]
+    ours, counts = our_decisions(texts, line_filter)
     equal = sum(bool(a) == bool(b) for a, b in zip(ours, theirs, strict=True))
-    same_reason = sum(a == SAME_RULE.get(b, b) for a, b in zip(ours, theirs, strict=True))
+    same_reason = sum(a == b for a, b in zip(ours, theirs, strict=True))
     print(f"decisions, line filter {line_filter}: {len(texts)} documents, datatrove keeps {theirs.count('')}, we keep "
           f"{ours.count('')}")  # fmt: skip
     print(f"  keep or drop equal: {equal / len(texts):.2%}; the first broken rule equal too: "
           f"{same_reason / len(texts):.2%}")  # fmt: skip
-    classes = Counter((a, b) for a, b in zip(ours, theirs, strict=True) if bool(a) != bool(b))
-    for (a, b), count in classes.most_common():
-        print(f"    {count:4}  ours: {a or 'kept':28} datatrove: {b or 'kept'}")
+    classes: dict[tuple[str, str], list[str]] = {}
+    for row, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a != b:
+            classes.setdefault((a, b), []).append(nearest_figure(counts[row], b or a, web_rules(line_filter)))
+    print("  where they differ (decision or only the rule), with our figure for datatrove's rule:")
+    for (a, b), figures in sorted(classes.items(), key=lambda item: (bool(item[0][0]) == bool(item[0][1]), item[0])):
+        kind = "decision" if bool(a) != bool(b) else "rule"
+        print(f"    {len(figures):3} {kind:8}  ours: {a or 'kept':26} datatrove: {b or 'kept':26} {figures[0]}")
 
 
 class LocalLanguage:

@@ -90,7 +90,7 @@ _LAST_GENERATION = (1 << 32) - (1 << 28)
 def _workspace(longest: int) -> _Workspace:
     workspace = _OF_THREAD.workspace
     if workspace is None or workspace.longest < longest or workspace.generation > _LAST_GENERATION:
-        workspace = _Workspace(max(2 * longest, 1 << 16))
+        workspace = _Workspace(max(longest + longest // 4, 1 << 16))
         _OF_THREAD.workspace = workspace
     return workspace
 

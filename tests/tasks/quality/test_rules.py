@@ -16,6 +16,7 @@ from tasks.quality.judgement import FILTERS, REASONS, Verdicts, judge
 from tasks.quality.measures import measure
 from tasks.quality.rules import LINE_FILTERS, RULES, first_broken, linear_score, quality_level, score_of_level
 from tasks.text.batch import TextBatch
+from tasks.text.engine import ENGINE_VARIABLE
 from tasks.text.fasttext import write_model
 from tasks.text.fasttext.training import TrainingSettings, train
 
@@ -190,3 +191,19 @@ def test_trained_classifiers_score_and_find_spam(tmp_path: Path) -> None:
         update={"spam": quality.spam.model_copy(update={"classifier": ClassifierConfig(path=str(path), label="bad")})}
     )
     assert [REASONS[code] for code in judged([prose(71), bad[3]], spam).reason] == ["", "spam: classifier"]
+
+
+def test_verdicts_are_the_same_without_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [prose(n) for n in range(4)] + [
+        PROFANE * 30,
+        "Bonjour " * 40,
+        prose(5) + "\njane.doe@mail.example",
+        "x" * 500,
+    ]
+    config = QualityConfig(rule_sets={**QualityConfig().rule_sets, "web": UNRULED})
+    compiled = judged(texts, config)
+    monkeypatch.setenv(ENGINE_VARIABLE, "numpy")
+    plain = judged(texts, config)
+    assert plain.masked_texts == compiled.masked_texts
+    for name in ("reason", "score", "level", "language", "probability", "masked_items"):
+        assert np.array_equal(getattr(plain, name), getattr(compiled, name)), name
