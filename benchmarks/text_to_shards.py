@@ -157,7 +157,7 @@ def main() -> None:
         for workers in arguments.workers:
             rows = measured(root / "jsonl", tokenizer, root / f"with-{workers}", workers)
             show(rows, size, workers)
-            totals[workers] = rows[-1]
+            totals[workers] = next(row for row in rows if row["stage"] == "all")
             checksums |= {row["content"] for row in rows if row["stage"] == "checksum"}
         first = totals[arguments.workers[0]]
         print()
