@@ -26,6 +26,7 @@ from infra.stack.runs import mlflow_run_page, run_page  # noqa: E402
 from tasks.deduplication import resolve_references  # noqa: E402
 from tasks.download import resolve_sources  # noqa: E402
 from tasks.download.progress import Throughput, transfers_observed  # noqa: E402
+from tasks.quality import resolve_classifiers  # noqa: E402
 from tasks.run_context import ArtifactReference, RunContext  # noqa: E402
 from tasks.stage_task import run_stage  # noqa: E402
 from tasks.tokenization import resolve_tokenizer  # noqa: E402
@@ -57,6 +58,7 @@ def full_pipeline(
     config = config.model_copy(
         update={
             "download": download,
+            "quality": resolve_classifiers(config.quality),
             "deduplication": resolve_references(config.deduplication),
             "tokenization": resolve_tokenizer(config.tokenization),
         }

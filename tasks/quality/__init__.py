@@ -4,6 +4,7 @@ Public surface: `STAGE`, `QualityConfig`, `SourceSettings`, `RuleLimits`.
 """
 
 from tasks.quality.config import PiiKind, PiiPolicy, QualityConfig, RuleLimits, SourceSettings
+from tasks.quality.resolution import resolve_classifiers
 from tasks.quality.stage import STAGE
 
-__all__ = ["STAGE", "PiiKind", "PiiPolicy", "QualityConfig", "RuleLimits", "SourceSettings"]
+__all__ = ["STAGE", "PiiKind", "PiiPolicy", "QualityConfig", "RuleLimits", "SourceSettings", "resolve_classifiers"]
