@@ -269,8 +269,9 @@ def _count_lines(
 ) -> int:
     """Lines as `str.splitlines` makes them, and what C4's filter keeps of them; returns the next generation."""
     shift = _shift_for(breaks + 1)
-    start = 0
-    token = 0
+    # Not plain zeros: numba would compile what they are given to for the constant 0 as well.
+    start: Any = np.int64(0)
+    token: Any = np.int64(0)
     while start < characters:
         end = start
         while end < characters and kinds[end] & BREAK == 0:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -320,8 +322,9 @@ def split_tokens(
     codes: Codes, kinds: Kinds, characters: int, starts: Codes, ends: Codes, hashes: Hashes, bits: Bytes
 ) -> int:
     """All tokens of a decoded text, in order; returns how many."""
-    count = 0
-    place = 0
+    # Not plain zeros: numba would compile what they are given to for the constant 0 as well.
+    count: Any = np.int64(0)
+    place: Any = np.int64(0)
     while place < characters:
         if kinds[place] & SPACE:
             place += 1
@@ -354,4 +357,4 @@ def split_tokens(
         for index in range(described, count):
             hashes[index], bits[index] = _describe(codes, kinds, starts[index], ends[index])
         bits[token] |= T_FIRST | T_LONG if place - start > LONGEST_WORD else T_FIRST
-    return count
+    return int(count)
