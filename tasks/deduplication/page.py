@@ -78,12 +78,13 @@ class Cluster:
 class ReportUnit:
     """Write what there is to look at: clusters.html, clusters.jsonl and the plots.
 
-    `decisions`: where the stage left them (`Decisions.write`).
+    `decisions`: where the stage left them (`Decisions.write`); `documents`: the files it reads texts from.
     """
 
     corpus: Corpus
     decisions: Path
     examples: int
+    documents: tuple[Path, ...]
     directory: Path
 
     def run(self) -> UnitOutput:

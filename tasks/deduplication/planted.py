@@ -49,7 +49,7 @@ class PlantedResult:
 @dataclass(frozen=True)
 class PlantedUnit:
     """Plant copies of the documents with the lowest ids: a random sample, since ids are hashes, and the same
-    for any sharding."""
+    for any sharding. `documents`: the files it reads, which say how long it takes."""
 
     corpus: Corpus
     settings: SketchSettings
@@ -57,6 +57,7 @@ class PlantedUnit:
     small_bucket: int
     pairs: int
     seed: int
+    documents: tuple[Path, ...]
     output: Path
 
     def run(self) -> UnitOutput:

@@ -130,25 +130,21 @@ class Rounds:
         return units
 
     def verify(self, corpus: Corpus, candidates: list[CandidateUnit]) -> tuple[Links, PlantedResult, dict[str, int]]:
-        """Compare all candidates exactly, and the planted pairs beside them."""
+        """Compare all candidates exactly; the planted pairs are measured beside them."""
         buckets = self._distinct_large_buckets(candidates)
         pairs_of = _pairs_of_rows(corpus, candidates)
-        sets = self._shingle(corpus, candidates, buckets)
-        planted = PlantedUnit(
-            corpus, self.settings, self.config.threshold, self.config.small_bucket, self.config.planted_pairs,
-            self.config.seed, self.scratch / "planted.json",
-        )  # fmt: skip
-        units: dict[str, Unit] = {"planted": planted}
+        sets, planted = self._shingle(corpus, candidates, buckets)
+        units: dict[str, Unit] = {}
         units |= self._large_units(corpus, buckets, sets)
         units |= self._verify_units(candidates, sets, pairs_of)
-        figures = self._run("verifying", 0.7, 0.82, units)
+        figures = self._run("verifying", 0.72, 0.82, units)
         outputs = [unit.output for unit in units.values() if isinstance(unit, VerifyUnit | LargeBucketsUnit)]
         totals = {
             "candidates": sum(figure.get("candidates", 0) for figure in figures.values()),
             "large_bucket_rows": sum(figure.get("rows", 0) for figure in figures.values()),
             "incomplete": sum(figure.get("incomplete", 0) for figure in figures.values()),
         }
-        return Links.joined([read_links(path) for path in outputs]), PlantedResult(**figures["planted"]), totals
+        return Links.joined([read_links(path) for path in outputs]), planted, totals
 
     def _distinct_large_buckets(self, candidates: list[CandidateUnit]) -> Path:
         """All large buckets, each once (bands often agree), in an order that no partition changes."""
@@ -170,7 +166,10 @@ class Rounds:
             )
         return path
 
-    def _shingle(self, corpus: Corpus, candidates: list[CandidateUnit], buckets: Path) -> tuple[Path, ...]:
+    def _shingle(
+        self, corpus: Corpus, candidates: list[CandidateUnit], buckets: Path
+    ) -> tuple[tuple[Path, ...], PlantedResult]:
+        """Where the sets of all candidates are, and how the planted pairs, compared meanwhile, were decided."""
         needed = np.zeros(corpus.rows, np.bool_)
         for pairs in _pairs_of(candidates):
             for rows in unpack(pairs):
@@ -179,15 +178,25 @@ class Rounds:
             needed[stored["rows"]] = True
         mask = self.scratch / "needed.npy"
         write_array(mask, needed)
-        units = {
-            f"rows-{shard.first_row}": ShingleUnit(
-                shard, mask, self.config.ngram_words, self.scratch / "sets" / f"{shard.first_row}.arrow"
+        units: dict[str, Unit] = {
+            "planted": PlantedUnit(
+                corpus,
+                self.settings,
+                self.config.threshold,
+                self.config.small_bucket,
+                self.config.planted_pairs,
+                self.config.seed,
+                tuple(shard.documents for shard in corpus.own),
+                self.scratch / "planted.json",
             )
-            for shard in corpus.shards
-            if needed[shard.first_row : shard.first_row + shard.rows].any()
         }
-        self._run("shingle sets", 0.62, 0.7, units)
-        return tuple(unit.output for unit in units.values())
+        sets = []
+        for shard in corpus.shards:
+            if needed[shard.first_row : shard.first_row + shard.rows].any():
+                sets.append(self.scratch / "sets" / f"{shard.first_row}.arrow")
+                units[f"rows-{shard.first_row}"] = ShingleUnit(shard, mask, self.config.ngram_words, sets[-1])
+        figures = self._run("shingle sets", 0.62, 0.72, units)
+        return tuple(sets), PlantedResult(**figures["planted"])
 
     def _large_units(self, corpus: Corpus, buckets: Path, sets: tuple[Path, ...]) -> dict[str, Unit]:
         with np.load(buckets, allow_pickle=False) as stored:

@@ -41,7 +41,8 @@ def run(context: StageContext[DeduplicationConfig]) -> StageResult:
         decisions = decide(corpus, exact, links)
         paths = write_decisions(corpus, decisions, scratch / "decisions")
         decisions.write(scratch / "decisions.npz")
-        report = ReportUnit(corpus, scratch / "decisions.npz", config.example_clusters, context.directory)
+        documents = tuple(shard.documents for shard in corpus.own)
+        report = ReportUnit(corpus, scratch / "decisions.npz", config.example_clusters, documents, context.directory)
         units: dict[str, Unit] = {"report": report}
         for shard in corpus.own:
             units[f"shard/{shard.name}"] = WriteUnit(shard.name, shard.documents, paths[shard.name], context.directory)
