@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from infra.artifacts import Artifact, ArtifactStore, FileEntry, Manifest, build_stage
 from infra.artifacts.manifest import StageCost
+from infra.artifacts.store import MANIFEST_NAME
 from infra.storage.checksum import checksum_file
 from model import HybridLM, preset, save
 from model.exports.gguf import GGUFFormat, save_gguf
@@ -35,7 +36,7 @@ def publish(
             checksum=checksum_file(path),
         )
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != MANIFEST_NAME
     )
     fields = {"stage": kind, "inputs": {}, **fields}
     manifest = Manifest(

@@ -17,5 +17,5 @@ def test_two_ray_workers_make_the_same_artifacts(tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     write_texts(source)
     expected = run_chain(source, tmp_path / "processes")
-    on_ray = ExecutionConfig(executor=Executor.RAY, units_per_task=8)
+    on_ray = ExecutionConfig(executor=Executor.RAY, units_per_task=32)
     assert run_chain(source, tmp_path / "ray", where={"workers": 2, "execution": on_ray}) == expected
