@@ -75,7 +75,10 @@ def run_chain(jsonl: Path, tokenizer: Path, home: Path, workers: int) -> None:
     from tasks import deduplication, download, quality, tokenization
     from tasks.download.sources import LocalFiles
     from tasks.quality.config import SourceSettings
+    from tasks.sharded_work import fork_server
 
+    if workers > 1:
+        fork_server()  # as the flow does first
     configs: dict[str, Any] = {
         "download": download.DownloadConfig(
             sources=(LocalFiles(name="corpus", uri=str(jsonl)),), cache_directory=home / "downloads", workers=workers

@@ -28,6 +28,7 @@ from tasks.download import resolve_sources  # noqa: E402
 from tasks.download.progress import Throughput, transfers_observed  # noqa: E402
 from tasks.quality import resolve_classifiers  # noqa: E402
 from tasks.run_context import ArtifactReference, RunContext  # noqa: E402
+from tasks.sharded_work import fork_server  # noqa: E402
 from tasks.stage_task import run_stage  # noqa: E402
 from tasks.tokenization import resolve_tokenizer  # noqa: E402
 
@@ -53,6 +54,8 @@ def full_pipeline(
     changes = overrides.model_dump(exclude_unset=True, exclude_none=True) if overrides else {}
     home = StackSettings.from_environment().home
     config = load_profile(ProfileName(profile).value, changes)
+    if not dry_run and config.download.workers > 1:
+        fork_server()  # loads what the workers need while sources are pinned
     with transfers_observed(_TransferLog(get_run_logger())):
         download = resolve_sources(config.download, home / "downloads")
     config = config.model_copy(

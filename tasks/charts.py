@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from infra.storage.local import atomic_file
@@ -20,6 +22,11 @@ PALETTE = ["#e76f51", "#f4a261", "#e9c46a", "#8ab17d", "#5b8e7d", "#457b9d", "#6
 _REST = "all other"
 _WIDTH_INCHES = 8.5
 _DOTS_PER_INCH = 130
+
+
+def load_in_background() -> None:
+    """Begin to import what draws, most of a second, while workers are at work and this process waits."""
+    Thread(target=import_module, args=("matplotlib.figure",), name="load charts", daemon=True).start()
 
 
 def new_chart(title: str, rows: int = 6) -> tuple[Figure, Axes]:

@@ -15,7 +15,7 @@ from infra.artifacts import Stage, StageContext, StageResult
 from infra.errors import SourceError
 from infra.storage.checksum import checksum_file
 from infra.storage.local import atomic_file
-from tasks.charts import stacked_bars
+from tasks.charts import load_in_background, stacked_bars
 from tasks.documents import DOCUMENTS, PLOTS, REMOVED, SCRATCH, write_table
 from tasks.download.config import DownloadConfig, UnavailableSource
 from tasks.download.decontamination import EvaluationIndex
@@ -52,6 +52,7 @@ def run(context: StageContext[DownloadConfig]) -> StageResult:
     """Read the sources in parallel; see `DownloadConfig` for the choices."""
     config = context.config
     index_path = context.directory / SCRATCH / "evaluation-runs.npz"
+    load_in_background()
     context.report(0.0, "reading evaluation items to keep out", None)
     missing_sets = _write_index(config, index_path)
     units, gone = _units(context, index_path)

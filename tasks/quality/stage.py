@@ -30,7 +30,7 @@ from tasks.documents import (
     read_table,
     write_table,
 )
-from tasks.quality.config import UNRULED, QualityConfig
+from tasks.quality.config import QualityConfig
 from tasks.quality.exact_duplicates import COPY_TYPE, find_duplicates, hash_documents, load_array, save_array
 from tasks.quality.funnel import draw_funnel, merged_figures, shard_figures, tables_of
 from tasks.quality.judgement import KEPT, LOW_QUALITY, REASONS, SourceColumn, Verdicts, judge, length_reasons
@@ -39,8 +39,6 @@ from tasks.quality.score_histogram import ScoreHistogram, merged
 from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 from tasks.text.batch import TextBatch
 
-#: What the workers' compiled loops are warmed with, here in the parent: they find them compiled.
-_WARM_UP = "The quick brown fox isn't over the lazy dog (yet). Write to a.b@mail.example, or not.\n" * 3
 _VERDICT_SCHEMA = pa.schema(
     [
         ("reason", pa.uint8()),
@@ -92,7 +90,6 @@ def run(context: StageContext[QualityConfig]) -> StageResult:
     artifact = only_input(context)
     shards = document_shards(artifact)
     scratch = context.directory / SCRATCH
-    _compile(config)
     with ShardWorkers(context, config.workers) as workers:
         hashes = {name: scratch / "hashes" / f"{name}.npy" for name in shards}
         hashing = {name: HashUnit(path, hashes[name], config) for name, path in shards.items()}
@@ -126,12 +123,6 @@ def run(context: StageContext[QualityConfig]) -> StageResult:
     result = _result(context, figures, thresholds, dict(carried_statistics(artifact)))
     shutil.rmtree(scratch, ignore_errors=True)
     return result
-
-
-def _compile(config: QualityConfig) -> None:
-    """Run the filters once over a few words, so that the loops are compiled before the workers start."""
-    lenient = config.model_copy(update={"minimum_characters": 1, "rule_sets": dict.fromkeys(config.rule_sets, UNRULED)})
-    judge(pa.chunked_array([[_WARM_UP]]), pa.chunked_array([["warm-up"]]), {}, lenient)
 
 
 def hash_shard(unit: HashUnit) -> UnitOutput:
