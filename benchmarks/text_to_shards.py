@@ -71,14 +71,15 @@ def run_chain(jsonl: Path, tokenizer: Path, home: Path, workers: int) -> None:
     """Run the four stages and print a line of JSON for each; this process is what is measured."""
     started = time.monotonic()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
+    from tasks.sharded_work import fork_server
+
+    if workers > 1:
+        fork_server()  # as the flow does, before it pins the sources
     from infra.artifacts import Artifact, ArtifactStore, build_stage
     from tasks import deduplication, download, quality, tokenization
     from tasks.download.sources import LocalFiles
     from tasks.quality.config import SourceSettings
-    from tasks.sharded_work import fork_server
 
-    if workers > 1:
-        fork_server()  # as the flow does first
     configs: dict[str, Any] = {
         "download": download.DownloadConfig(
             sources=(LocalFiles(name="corpus", uri=str(jsonl)),), cache_directory=home / "downloads", workers=workers

@@ -26,7 +26,7 @@ from tasks.download.sources.source import SourcePart
 from tasks.sharded_work import ProgressSpan, ShardWorkers, UnitOutput
 
 #: A part of a source has about so many shards: what a kill loses at most of a part is one shard.
-_SHARDS_PER_PART = 16
+_SHARDS_PER_PART = 8
 _SPAN = ProgressSpan("sources", 0.05, 0.95)
 
 
