@@ -56,7 +56,8 @@ end-to-end: $(STAMP) ## real servers, a miniature pipeline run, kills, and the p
 chromium: ## install Debian's chromium for the browser tests (needs root)
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
 
-bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each
+bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each (about half an hour)
+	$(INSTALL) -e ".[bench]" -c constraints.txt
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lock: $(STAMP) ## resolve constraints.txt anew from pyproject.toml, into constraints.new
