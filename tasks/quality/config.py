@@ -92,9 +92,9 @@ class RuleLimits(_Settings):
 #: Pages of the web: Gopher, C4 and FineWeb as published.
 WEB = RuleLimits()
 #: Texts that were edited before they were published (books, articles, abstracts): often one paragraph, or a
-#: few long lines, so C4's five sentences and FineWeb's repeated lines would take good ones.
-#: Edited texts. Punctuation marks count as words without a letter, as datatrove counts them: at its limit of
-#: 0.8 three quarters of abstracts, full of figures and commas, would go.
+#: few long lines, so C4's five sentences and FineWeb's repeated lines would take good ones. Punctuation marks
+#: count as words without a letter, as in datatrove: at its limit of 0.8 three quarters of abstracts, full of
+#: figures and commas, would go.
 PROSE = RuleLimits(
     minimum_alphabetic_words=0.7,
     line_filter="none",
