@@ -223,7 +223,7 @@ def train_classifier(
 ) -> None:
     """Train a classifier of good and bad documents, judge it on held-out ones, write model and report."""
     from infra.errors import ConfigurationError
-    from tasks.download.records import FieldChoice
+    from tasks.download.formats import FieldChoice
     from tasks.quality.classifier_training import REPORT_SUFFIX, Classifier
     from tasks.quality.classifier_training import train_classifier as train
     from tasks.text.fasttext.training import TrainingSettings

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import xxhash
 
 from infra.artifacts import Artifact, StageContext
+from infra.artifacts.shards import SCRATCH_DIRECTORY
 from infra.errors import ArtifactCorrupted, ConfigurationError
 from infra.storage.local import atomic_file
 from tasks.text.batch import TextBatch
@@ -28,7 +29,7 @@ from tasks.text.batch import TextBatch
 DOCUMENTS = "documents"
 REMOVED = "removed"
 PLOTS = "plots"
-SCRATCH = ".scratch"
+SCRATCH = SCRATCH_DIRECTORY
 
 DOCUMENT_FIELDS = [
     ("id", pa.string()),

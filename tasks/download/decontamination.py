@@ -7,13 +7,12 @@ run and cannot be recognised this way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from infra.errors import ConfigurationError
 from infra.storage.local import atomic_file
@@ -112,18 +111,6 @@ class SharedRuns:
         """How many texts share a run with each evaluation set that has such texts."""
         found = {name: int(np.count_nonzero(self.sets & np.uint64(1 << bit))) for bit, name in enumerate(self.names)}
         return {name: count for name, count in found.items() if count}
-
-
-def ngram_index(texts: Iterable[str], words: int) -> Hashes:
-    """Sorted hashes of every run of `words` words in the texts."""
-    return EvaluationIndex.of({"evaluation": texts}, words).hashes
-
-
-def shared_ngrams(texts: Sequence[str], index: Hashes, words: int) -> npt.NDArray[np.float64]:
-    """[texts] how many runs of `words` words each text shares with the index."""
-    members = np.ones(len(index), np.uint64)
-    shared = EvaluationIndex(("evaluation",), index, members, words).shared(TextBatch.from_texts(texts))
-    return shared.counts.astype(np.float64)
 
 
 def _runs(texts: Iterable[str], words: int) -> Hashes:

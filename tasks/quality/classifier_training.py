@@ -21,7 +21,7 @@ import xxhash
 from infra.errors import ConfigurationError
 from infra.storage.checksum import checksum_file
 from infra.storage.local import atomic_file
-from tasks.download.records import FieldChoice, read_file
+from tasks.download.formats import FieldChoice, read_file
 from tasks.text.batch import TextBatch
 from tasks.text.fasttext import FastTextModel, write_model
 from tasks.text.fasttext.quantization import quantize

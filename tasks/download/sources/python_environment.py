@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import Field
 
 from infra.errors import SourceError
-from tasks.download.records import Record
+from tasks.download.formats import Record
 from tasks.download.sources.source import Source
 
 _MINIMUM_DOCSTRING_CHARACTERS = 40

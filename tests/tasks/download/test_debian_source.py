@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from infra.artifacts import Artifact
 from infra.errors import SourceError
-from tasks.download.records import Record
+from tasks.download.formats import Record
 from tasks.download.sources import DebianPackages, source_type_of
 from tasks.download.sources.debian_packages import stated_licences
 from tasks.download.sources.source import LicensedRecord, licence_of

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
-from tasks.download.records import FieldChoice, parse_json_line, read_stream
+from tasks.download.formats import FieldChoice, parse_json_line, read_stream
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.artifacts import Artifact
-from tasks.download.records import Record
+from tasks.download.formats import Record
 from tasks.download.sources import SessionLogs
 from tasks.download.sources.session_events import SessionEvent, event_line
 
