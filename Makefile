@@ -14,7 +14,7 @@ INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $
 PROFILE ?= smoke
 RUN_FLAGS ?=
 
-.PHONY: help install lock run up stop status test lint typecheck unit end-to-end browser bench clean
+.PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end chromium bench clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -48,6 +48,9 @@ typecheck: $(STAMP) ## static types
 
 unit: $(STAMP) ## all tests that need no server
 	$(BIN)/python -m pytest -q -m "not end_to_end and not browser"
+
+explore: $(STAMP) ## the property tests with new random examples
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -m "not end_to_end and not browser" $$(grep -rl "hypothesis" tests --include="test_*.py")
 
 end-to-end: $(STAMP) ## real servers, a miniature pipeline run, kills, and the pages in a real browser
 	$(BIN)/python -m pytest -q -m "end_to_end or browser"

@@ -19,5 +19,7 @@ os.environ.update(
 )
 
 # A first example may compile a kernel or load a model: how long one takes says nothing.
-hypothesis.settings.register_profile("pipeline", deadline=None)
-hypothesis.settings.load_profile("pipeline")
+# The same examples every time, so that a change is judged by what it changed; `make explore` draws new ones.
+hypothesis.settings.register_profile("pipeline", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pipeline"))

@@ -161,10 +161,10 @@ def is_public_address(candidate: str) -> bool:
 
 
 def is_spanish_number(candidate: str) -> bool:
-    """Whether the letter of a DNI or NIE is right (mod 23)."""
+    """Whether the letter of a DNI or NIE is right (mod 23); one repeated digit is a form's placeholder."""
     compact = candidate.replace("-", "").replace(" ", "").replace(".", "")
     number = compact[:-1].replace("X", "0", 1).replace("Y", "1", 1).replace("Z", "2", 1)
-    return number.isdigit() and len(set(number)) > 2 and _SPANISH_LETTERS[int(number) % 23] == compact[-1]
+    return number.isdigit() and len(set(number)) > 1 and _SPANISH_LETTERS[int(number) % 23] == compact[-1]
 
 
 def is_french_number(candidate: str) -> bool:

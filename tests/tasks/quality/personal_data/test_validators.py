@@ -42,6 +42,7 @@ def test_national_numbers_have_their_check_digits(seed: int) -> None:
     ("valid", "number"),
     [
         (validators.is_spanish_number, "12345678A"),
+        (validators.is_spanish_number, "00000000T"),
         (validators.is_french_number, "185057800608437"),
         (validators.is_german_tax_number, "86095742718"),
         (validators.is_brazilian_number, "111.444.777-36"),
@@ -66,6 +67,7 @@ def test_published_examples_are_accepted() -> None:
     assert validators.is_brazilian_number("111.444.777-35")
     assert validators.is_italian_code("RSSMRA85T10A562S")
     assert validators.is_spanish_number("12345678Z")
+    assert validators.is_spanish_number("Y2121121Y")
     assert validators.is_iban("GB82WEST12345698765432")
 
 
