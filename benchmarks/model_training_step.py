@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     changes = {field: json.loads(value) for field, value in (change.split("=", 1) for change in arguments.set)}
-    config = ModelConfig.model_validate(preset(arguments.preset).model_dump() | changes)
+    config = preset(arguments.preset).changed(**changes)
     print(f"{arguments.preset} {changes or ''}: {parameter_count(config).total / 1e6:.2f}M parameters")
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         for threads in arguments.threads:

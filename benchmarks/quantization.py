@@ -120,7 +120,7 @@ def main() -> None:
         "width": chosen.width, "layer_count": chosen.layers, "feed_forward_width": 2 * chosen.width,
         "attention_heads": chosen.width // 64, "key_value_heads": 2,
     }  # fmt: skip
-    config = ModelConfig.model_validate(preset("smoke").model_dump() | shape)
+    config = preset("smoke").changed(**shape)
     compare_formats(config, chosen.context, chosen.rounds)
     compare_int8_layers(chosen.rounds)
     compare_quantizers(chosen.rounds, chosen.threads)

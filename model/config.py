@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,11 +29,18 @@ class ModelConfig(BaseModel):
         default=None, description="Mixer kind of every layer, first to last; overrides pattern."
     )
     feed_forward_width: PositiveInt = Field(
-        default=512, description="Inner size of the SwiGLU, the same in every layer."
+        default=512, description="Inner size of the SwiGLU, the same in every layer that has one."
+    )
+    feed_forward_layers: Literal["all", "attention_only"] = Field(
+        default="all", description="Which layers have a feed-forward; exports other than our own want all."
     )
 
     attention_heads: PositiveInt = Field(default=4, description="Query heads; head size is width / attention_heads.")
     key_value_heads: PositiveInt = Field(default=2, description="Key/value heads (GQA); divides attention_heads.")
+    query_key_norm: bool = Field(
+        default=False,
+        description="RMSNorm of each attention head's queries and keys before rotation; the Qwen3.5 layout has it.",
+    )
     rope_theta: float = Field(
         default=10_000.0, gt=1, description="Base of the rotary frequencies; 1e6 for 100K contexts."
     )
@@ -45,6 +52,19 @@ class ModelConfig(BaseModel):
         default=True,
         description="Causal depthwise convolution (4 taps) before HGRN-2; without it recall training stalls.",
     )
+
+    gated_deltanet_head_dim: PositiveInt = Field(default=128, description="Gated DeltaNet key size of a head.")
+    gated_deltanet_heads: PositiveInt | None = Field(
+        default=None, description="Gated DeltaNet heads; none: 0.75 * width / head size, so that it has 6 * width^2."
+    )
+    gated_deltanet_value_expansion: PositiveInt = Field(
+        default=2, description="Gated DeltaNet value size of a head, in units of its key size."
+    )
+
+    mamba2_head_dim: PositiveInt = Field(default=64, description="Mamba-2 channels of a head; divides the inner width.")
+    mamba2_state_size: PositiveInt = Field(default=128, description="Mamba-2 state entries of a channel (d_state).")
+    mamba2_expansion: PositiveInt = Field(default=2, description="Mamba-2 inner width, in units of width.")
+    mamba2_groups: PositiveInt = Field(default=1, description="Mamba-2 groups that share B and C; divides its heads.")
 
     norm_eps: float = Field(default=1e-6, gt=0, description="Epsilon of the block norms (HGRN-2's own norm uses 1e-5).")
     tie_embeddings: bool = Field(default=True, description="Use the embedding matrix as output head.")
@@ -74,6 +94,26 @@ class ModelConfig(BaseModel):
     def head_dim(self) -> int:
         """Size of an attention head."""
         return self.width // self.attention_heads
+
+    @property
+    def mamba2_inner_width(self) -> int:
+        """Channels inside a Mamba-2 mixer."""
+        return self.mamba2_expansion * self.width
+
+    @property
+    def gated_deltanet_head_count(self) -> int:
+        """Heads of a Gated DeltaNet mixer."""
+        if self.gated_deltanet_heads is not None:
+            return self.gated_deltanet_heads
+        return max(1, 3 * self.width // (4 * self.gated_deltanet_head_dim))
+
+    def has_feed_forward(self, layer: int) -> bool:
+        """Whether a layer's mixer is followed by a feed-forward."""
+        return self.feed_forward_layers == "all" or self.mixer_kinds[layer] == "attention"
+
+    def changed(self, **fields: object) -> Self:
+        """This configuration with other values of some fields, checked anew."""
+        return type(self).model_validate(self.model_dump() | fields)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

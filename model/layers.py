@@ -33,11 +33,12 @@ class Block(nn.Module):
         super().__init__()
         self.attn_norm = RMSNorm(config.width, config.norm_eps)
         self.attn = MIXERS[config.mixer_kinds[layer]](config, layer)
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = SwiGLU(config.width, config.feed_forward_width)
+        self.has_feed_forward = config.has_feed_forward(layer)
+        if self.has_feed_forward:
+            self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+            self.mlp = SwiGLU(config.width, config.feed_forward_width)
 
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """`[batch, time, width]` to the same shape."""
         hidden = hidden + self.attn(self.attn_norm(hidden), sequence, lower_bound)
-        result: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
-        return result
+        return hidden + self.mlp(self.mlp_norm(hidden)) if self.has_feed_forward else hidden

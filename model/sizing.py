@@ -64,8 +64,8 @@ def parameter_count(config: ModelConfig) -> ParameterCount:
     return ParameterCount(
         embedding=matrix,
         mixers=sum(kind.parameter_count(config) for kind in kinds),
-        feed_forward=config.layer_count * _feed_forward_parameters(config),
-        norms=(2 * config.layer_count + 1) * config.width,
+        feed_forward=_feed_forward_parameters(config),
+        norms=(config.layer_count + _feed_forward_layers(config) + 1) * config.width,
         lower_bounds=config.layer_count * config.width if any(kind.has_lower_bound for kind in kinds) else 0,
         head=0 if config.tie_embeddings else matrix,
     )
@@ -88,7 +88,7 @@ def training_flops_per_token(config: ModelConfig, context: int) -> TrainingFlops
     return TrainingFlops(
         mixer_projections=projections,
         mixing=mixing,
-        feed_forward=passes * _FLOPS_PER_WEIGHT * config.layer_count * _feed_forward_parameters(config),
+        feed_forward=passes * _FLOPS_PER_WEIGHT * _feed_forward_parameters(config),
         head=passes * _FLOPS_PER_WEIGHT * config.vocabulary_size * config.width,
     )
 
@@ -100,4 +100,8 @@ def cache_size(config: ModelConfig, context: int, element_bytes: int = 4) -> Cac
 
 
 def _feed_forward_parameters(config: ModelConfig) -> int:
-    return 3 * config.width * config.feed_forward_width
+    return 3 * config.width * config.feed_forward_width * _feed_forward_layers(config)
+
+
+def _feed_forward_layers(config: ModelConfig) -> int:
+    return sum(config.has_feed_forward(layer) for layer in range(config.layer_count))

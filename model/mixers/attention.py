@@ -1,4 +1,4 @@
-"""Grouped-query softmax attention with rotary positions (fla's `Attention`: no biases, no QK norm)."""
+"""Grouped-query softmax attention with rotary positions (fla's `Attention`; QK norm where asked for)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig, require_divisible
 from model.errors import ConfigurationError
 from model.mixers.interface import Mixer
+from model.norms import RMSNorm
 from model.ops.attention import causal_attention, continued_attention, document_attention
 from model.ops.rotary import rotate
 from model.sequence import Sequence
@@ -23,6 +24,10 @@ class Attention(Mixer):
         self.k_proj = nn.Linear(config.width, narrow, bias=False)
         self.v_proj = nn.Linear(config.width, narrow, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
+        self.query_key_norm = config.query_key_norm
+        if config.query_key_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """Attend within each document, over the cache when there is one."""
@@ -30,6 +35,8 @@ class Attention(Mixer):
             projection(hidden).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.query_key_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, sequence.rotary), rotate(key, sequence.rotary)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if sequence.cache is not None:
@@ -54,13 +61,13 @@ class Attention(Mixer):
 
     @staticmethod
     def parameter_count(config: ModelConfig) -> int:
-        """Four projections, two of them narrow."""
-        return 2 * config.width * (config.width + config.key_value_heads * config.head_dim)
+        """Four projections, two of them narrow; and the norms of queries and keys."""
+        return Attention.linear_parameter_count(config) + (2 * config.head_dim if config.query_key_norm else 0)
 
     @staticmethod
     def linear_parameter_count(config: ModelConfig) -> int:
-        """All of them."""
-        return Attention.parameter_count(config)
+        """The projections."""
+        return 2 * config.width * (config.width + config.key_value_heads * config.head_dim)
 
     @staticmethod
     def mixing_flops(config: ModelConfig, context: int) -> float:

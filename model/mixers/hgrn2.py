@@ -6,16 +6,13 @@ activation, there is no output gate, and the output norm spans all heads with ep
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import ModelConfig, require_divisible
 from model.mixers.interface import Mixer
+from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
-from model.ops.convolution import next_convolution_state, short_convolution
 from model.ops.gated_linear_attention import (
     CHUNK_SIZES,
     chunk_gated_linear_attention,
@@ -24,25 +21,7 @@ from model.ops.gated_linear_attention import (
 from model.ops.hgrn2_gate import hgrn2_gate
 from model.sequence import Sequence
 
-CONVOLUTION_TAPS = 4
 OUTPUT_NORM_EPS = 1e-5
-
-
-class ShortConvolution(nn.Module):
-    """Holds the taps under the name that fla gives them, `weight [channels, 1, taps]`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, CONVOLUTION_TAPS))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """`nn.Conv1d`'s own initialisation: uniform within taps ** -0.5."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-
-    def forward(self, inputs: Tensor, sequence: Sequence, state: Tensor | None) -> Tensor:
-        """`[batch, time, channels]` to the same shape."""
-        return short_convolution(inputs, self.weight, state=state, document_positions=sequence.document_positions)
 
 
 class HGRN2(Mixer):
@@ -71,8 +50,12 @@ class HGRN2(Mixer):
         query, forget, value = self.q_proj(hidden), self.f_proj(hidden), self.i_proj(hidden)
         if self.short_convolution:
             query, forget, value = (
-                self._convolve(name, part, sequence, memory)
-                for name, part in (("q", query), ("f", forget), ("i", value))
+                convolution(part, sequence, memory, f"{name}_convolution")
+                for name, convolution, part in (
+                    ("q", self.q_conv1d, query),
+                    ("f", self.f_conv1d, forget),
+                    ("i", self.i_conv1d, value),
+                )
             )
         key, log_decay = hgrn2_gate(forget, lower_bound)
         query, key, value, log_decay = (
@@ -81,15 +64,6 @@ class HGRN2(Mixer):
         mixed = self._recur(query, key, value, log_decay, sequence, memory)
         output: Tensor = self.o_proj(self.g_norm(mixed.flatten(2)))
         return output
-
-    def _convolve(self, name: str, part: Tensor, sequence: Sequence, memory: dict[str, Tensor] | None) -> Tensor:
-        convolution: ShortConvolution = getattr(self, f"{name}_conv1d")
-        if memory is None:
-            return convolution(part, sequence, None)  # type: ignore[no-any-return]
-        slot = f"{name}_convolution"
-        before = memory.get(slot)
-        memory[slot] = next_convolution_state(part, CONVOLUTION_TAPS, before)
-        return convolution(part, sequence, before)  # type: ignore[no-any-return]
 
     def _recur(
         self,

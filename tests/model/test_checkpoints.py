@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model import CheckpointError, HybridLM, ModelConfig, load, preset, save
+from model import CheckpointError, HybridLM, load, preset, save
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_loaded_model_is_the_saved_one(tied: bool, tokens: Tensor, tmp_path: Path) -> None:
-    config = ModelConfig.model_validate(preset("miniature").model_dump() | {"tie_embeddings": tied})
+    config = preset("miniature").changed(tie_embeddings=tied)
     model = HybridLM(config).eval()
     save(model, tmp_path)
     loaded = load(tmp_path)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from model import CacheError, HybridLM, ModelConfig, preset
+from model import CacheError, HybridLM, preset
 
 DOCUMENT_LENGTHS = ((40, 110), (77, 3, 70))
 
@@ -86,7 +86,7 @@ def test_gradient_checkpointing_changes_nothing(miniature: HybridLM, tokens: Ten
     "fields", [{}, {"tie_embeddings": False}, {"pattern": ("attention",)}, {"pattern": ("hgrn2",)}]
 )
 def test_learns_a_fixed_batch(fields: dict[str, object], tokens: Tensor) -> None:
-    model = HybridLM(ModelConfig.model_validate(preset("miniature").model_dump() | fields))
+    model = HybridLM(preset("miniature").changed(**fields))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     inputs, targets = tokens[:, :64], tokens[:, 1:65]
     first = float(model.loss(inputs, targets).detach())

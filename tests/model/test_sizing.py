@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import PRESETS, HybridLM, ModelConfig, cache_size, parameter_count, preset, training_flops_per_token
+from model import PRESETS, HybridLM, cache_size, parameter_count, preset, training_flops_per_token
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 @pytest.mark.parametrize("fields", [{}, {"short_convolution": False}, {"pattern": ("attention",)}])
 def test_parameters_equal_those_of_the_built_model(name: str, fields: dict[str, object]) -> None:
-    config = ModelConfig.model_validate(preset(name).model_dump() | fields)
+    config = preset(name).changed(**fields)
     with torch.device("meta"):
         model = HybridLM(config)
     count = parameter_count(config)
@@ -21,7 +21,7 @@ def test_parameters_equal_those_of_the_built_model(name: str, fields: dict[str, 
 
 def test_the_long_context_preset_has_the_size_in_its_name() -> None:
     untied = preset("sam2-5.5b")
-    tied = ModelConfig.model_validate(untied.model_dump() | {"tie_embeddings": True})
+    tied = untied.changed(tie_embeddings=True)
     assert round(parameter_count(untied).total / 1e9, 2) == 5.64
     assert round(parameter_count(tied).total / 1e9, 2) == 5.43
     assert untied.mixer_kinds.count("attention") == 7

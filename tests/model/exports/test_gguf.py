@@ -245,7 +245,7 @@ def test_decays_that_contradict_the_lower_bounds_are_refused(tmp_path: Path) -> 
 
 
 def test_only_layers_the_architecture_knows(tmp_path: Path) -> None:
-    config = ModelConfig.model_validate(preset("miniature").model_dump() | {"pattern": ("attention",)})
+    config = preset("miniature").changed(pattern=("attention",))
     attention = HybridLM(config)
     with pytest.raises(ConfigurationError, match="no hgrn2 layer"):
         save_gguf(attention, tmp_path / "model.gguf", "f16")

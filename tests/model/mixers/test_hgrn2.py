@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, linear, logsigmoid, pad, silu
 
-from model import ModelConfig, preset
+from model import preset
 from model.mixers import HGRN2
 from model.ops.reference import naive_gated_linear_attention
 from model.sequence import Sequence
@@ -38,7 +38,7 @@ def flash_linear_attention_layer(layer: HGRN2, hidden: Tensor, lower_bound: Tens
 @pytest.mark.parametrize("short_convolution", [True, False])
 @pytest.mark.parametrize("bounded", [True, False])
 def test_equals_flash_linear_attentions_definition(bounded: bool, short_convolution: bool) -> None:
-    config = ModelConfig.model_validate(preset("miniature").model_dump() | {"short_convolution": short_convolution})
+    config = preset("miniature").changed(short_convolution=short_convolution)
     layer = HGRN2(config, layer=1)
     layer.g_norm.weight.uniform_(0.5, 1.5)
     hidden = 2 * torch.randn(2, 75, config.width)

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from infra.artifacts import Artifact, ArtifactStore, Stage, StageConfig, StageContext, StageResult, build_stage
-from model import HybridLM, ModelConfig, preset, save
+from model import HybridLM, preset, save
 from tasks.tokenization import TOKENIZER_FILE
 from tasks.tokenization.token_shards import SOURCES_FILE, token_dtype, write_token_shard
 
@@ -53,7 +53,7 @@ def write_checkpoint(context: StageContext[NoConfig]) -> StageResult:
     """A model wide enough for K-quants, lightly trained so that its distribution is no longer flat."""
     torch.manual_seed(0)
     changes = {"vocabulary_size": VOCABULARY, "layer_count": 2, "layer_kinds": ("hgrn2", "attention")}
-    model = HybridLM(ModelConfig.model_validate(preset("miniature-256").model_dump() | changes))
+    model = HybridLM(preset("miniature-256").changed(**changes))
     tokenizer = Tokenizer.from_file(str(context.inputs["tokens"].path(TOKENIZER_FILE)))
     rows = torch.tensor([tokenizer.encode(text_of(seed)).ids[:65] for seed in range(8)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
