@@ -12,6 +12,7 @@ TORCH_BACKEND ?= $(if $(FIND_LINKS),,auto)
 INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python \
 	$(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
 PROFILE ?= smoke
+TEST_WORKERS ?= 2
 RUN_FLAGS ?=
 
 .PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end chromium bench clean
@@ -47,7 +48,7 @@ typecheck: $(STAMP) ## static types
 	$(BIN)/mypy
 
 unit: $(STAMP) ## all tests that need no server
-	$(BIN)/python -m pytest -q -m "not end_to_end and not browser"
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not end_to_end and not browser"
 
 explore: $(STAMP) ## the property tests with new random examples
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -m "not end_to_end and not browser" $$(grep -rl "hypothesis" tests --include="test_*.py")
