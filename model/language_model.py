@@ -17,7 +17,7 @@ from model.ops.cross_entropy import chunked_cross_entropy
 from model.sequence import Sequence
 
 # Projections that write into the residual stream.
-_RESIDUAL = ("o_proj", "down_proj")
+_RESIDUAL = ("o_proj", "out_proj", "down_proj")
 
 
 class HybridLM(nn.Module):

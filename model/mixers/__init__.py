@@ -18,4 +18,4 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba2": Mamba2,
 }
 
-__all__ = ["HGRN2", "MIXERS", "Attention", "GatedDeltaNet", "Mixer"]
+__all__ = ["HGRN2", "MIXERS", "Attention", "GatedDeltaNet", "Mamba2", "Mixer"]
