@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.cache import Cache
+from model.cache import DEFAULT_SNAPSHOTS, Cache, SnapshotPolicy
 from model.config import ModelConfig
 from model.layers import Block
 from model.norms import RMSNorm
@@ -88,13 +88,13 @@ class HybridLM(nn.Module):
             else:
                 hidden = block(hidden, sequence, lower_bound)
         if cache is not None:
-            cache.length += time
+            cache.advance(tokens)
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def new_cache(self) -> Cache:
-        """An empty cache for this model."""
-        return Cache(self.config.layer_count)
+    def new_cache(self, snapshots: SnapshotPolicy = DEFAULT_SNAPSHOTS) -> Cache:
+        """An empty cache for this model, which copies its states as `snapshots` says."""
+        return Cache(self.config, snapshots)
 
     def tie(self) -> None:
         """Make the head share the embedding's matrix, when the configuration says so."""

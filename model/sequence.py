@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,13 @@ from model.cache import Cache
 from model.config import ModelConfig
 from model.errors import CacheError
 from model.ops.rotary import RotaryTables, rotary_tables
+
+
+class Ragged(NamedTuple):
+    """Rows of different lengths in one call over a cache."""
+
+    ends: list[int]  # tokens of each row, this call's included
+    inside: Tensor  # [batch, longest], true where a row has a token
 
 
 @dataclass
@@ -28,14 +36,30 @@ class Sequence:
     def __post_init__(self) -> None:
         if self.cache is None:
             return
-        self.cache.check_batch(self.batch)
+        self.cache.bind(self.config, self.batch)
         if self.document_ids is not None:
             raise CacheError("document_ids with a cache: generate one document a row, or leave the cache out")
 
-    @property
-    def offset(self) -> int:
-        """Tokens before this call's first."""
-        return 0 if self.cache is None else self.cache.length
+    @cached_property
+    def ragged(self) -> Ragged | None:
+        """Where each row ends after this call; None when all rows end alike."""
+        if self.cache is None or self.cache.is_even:
+            return None
+        lengths = [length + self.time for length in self.cache.lengths]
+        ends = torch.tensor(lengths, device=self.device)
+        return Ragged(lengths, torch.arange(max(lengths), device=self.device) < ends.unsqueeze(1))
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Tokens since the start of the token's document, `[time]` where all rows agree, else `[batch, time]`."""
+        if self.document_positions is not None:
+            return self.document_positions
+        index = torch.arange(self.time, device=self.device)
+        if self.cache is None:
+            return index
+        if self.cache.is_even:
+            return index + self.cache.length
+        return index + torch.tensor(self.cache.lengths, device=self.device).unsqueeze(1)
 
     @cached_property
     def document_starts(self) -> Tensor | None:
@@ -65,7 +89,4 @@ class Sequence:
     @cached_property
     def rotary(self) -> RotaryTables:
         """Rotary tables of the tokens' positions, which restart with each document."""
-        positions = self.document_positions
-        if positions is None:
-            positions = torch.arange(self.offset, self.offset + self.time, device=self.device)
-        return rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+        return rotary_tables(self.positions, self.config.head_dim, self.config.rope_theta)

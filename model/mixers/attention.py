@@ -8,7 +8,7 @@ from model.config import ModelConfig, require_divisible
 from model.errors import ConfigurationError
 from model.mixers.interface import Mixer
 from model.norms import RMSNorm
-from model.ops.attention import causal_attention, continued_attention, document_attention
+from model.ops.attention import causal_attention, continued_attention, document_attention, ragged_attention
 from model.ops.rotary import rotate
 from model.sequence import Sequence
 
@@ -40,7 +40,11 @@ class Attention(Mixer):
         query, key = rotate(query, sequence.rotary), rotate(key, sequence.rotary)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if sequence.cache is not None:
-            mixed = continued_attention(query, *sequence.cache.append(self.layer, key, value))
+            key, value = sequence.cache.append(self.layer, key, value)
+            if sequence.ragged is None:
+                mixed = continued_attention(query, key, value)
+            else:
+                mixed = ragged_attention(query, key, value, *sequence.ragged)
         elif sequence.document_lengths is not None:
             mixed = document_attention(query, key, value, sequence.document_lengths)
         else:

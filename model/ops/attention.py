@@ -55,12 +55,27 @@ def continued_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return new + share * (old - new)
 
 
-def _decode(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def ragged_attention(query: Tensor, key: Tensor, value: Tensor, ends: Sequence[int], inside: Tensor) -> Tensor:
+    """As `continued_attention` for rows of different lengths: row r has `ends[r]` keys, what lies behind is not read.
+
+    `inside` `[batch, longest]` says the same as a mask. One token a row is one masked product; several tokens go
+    row by row, so that no mask of `[time, past]` is made.
+    """
+    if query.shape[2] == 1:
+        return _decode(query, key, value, inside[:, None, None])
+    rows = [
+        continued_attention(query[row, None], key[row, None, :, :end], value[row, None, :, :end])
+        for row, end in enumerate(ends)
+    ]
+    return torch.cat(rows)
+
+
+def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """One query token: the heads of a group become rows of one product, and keys are read once a group."""
     batch, heads, _, head_dim = query.shape
     groups = key.shape[1]
     rows = query.reshape(batch, groups, heads // groups, head_dim)
-    return scaled_dot_product_attention(rows, key, value).reshape(batch, heads, 1, head_dim)
+    return scaled_dot_product_attention(rows, key, value, attn_mask=mask).reshape(batch, heads, 1, head_dim)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:

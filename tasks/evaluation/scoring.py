@@ -64,12 +64,7 @@ class HybridScorer:
 
 def repeat_cache(cache: Cache, count: int) -> Cache:
     """A new cache with each sequence `count` times in a row."""
-    repeated = Cache(len(cache.layers))
-    repeated.layers = [
-        {name: tensor.repeat_interleave(count, dim=0) for name, tensor in layer.items()} for layer in cache.layers
-    ]
-    repeated.length = cache.length
-    return repeated
+    return cache.select([row for row in range(cache.batch) for _ in range(count)])
 
 
 def padded(rows: Sequence[IntArray]) -> torch.Tensor:

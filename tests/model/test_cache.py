@@ -33,14 +33,14 @@ def test_a_saved_cache_continues_in_another_process(
     miniature: HybridLM, tokens: Tensor, filled: Cache, tmp_path: Path
 ) -> None:
     filled.save(tmp_path / "cache.safetensors")
-    loaded = Cache.load(tmp_path / "cache.safetensors")
+    loaded = Cache.load(tmp_path / "cache.safetensors", miniature.config)
     assert loaded.size_bytes() == filled.size_bytes()
     torch.testing.assert_close(miniature(tokens[:, :5], cache=loaded), miniature(tokens[:, :5], cache=filled))
     assert [path.name for path in tmp_path.iterdir()] == ["cache.safetensors"]
 
 
-def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_is_named(miniature: HybridLM, tmp_path: Path) -> None:
     path = tmp_path / "cache.safetensors"
     path.write_bytes(b"nonsense")
     with pytest.raises(CacheError, match=r"cache\.safetensors is not a saved cache"):
-        Cache.load(path)
+        Cache.load(path, miniature.config)
