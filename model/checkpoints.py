@@ -1,4 +1,4 @@
-"""A model on disk: a directory with `config.json` and `model.safetensors`."""
+"""A model on disk: a directory with `config.json` and `model.safetensors`; those of Hugging Face open too."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, publish
 from model.config import ModelConfig
 from model.errors import CheckpointError
+from model.exports.hugging_face import hugging_face_config, is_hugging_face, load_hugging_face
 from model.language_model import HybridLM
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load", "load_config", "save"]
+
 _TIED = "lm_head.weight"
 
 
@@ -34,16 +36,18 @@ def save(model: HybridLM, directory: str | Path) -> None:
     try:
         save_file(tensors, weights, metadata={"format": "pt"})
         config.write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _publish(weights, directory / WEIGHTS_FILE)
-        _publish(config, directory / CONFIG_FILE)
+        publish(weights, directory / WEIGHTS_FILE)
+        publish(config, directory / CONFIG_FILE)
     finally:
         weights.unlink(missing_ok=True)
         config.unlink(missing_ok=True)
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu") -> HybridLM:
-    """The model that `save` wrote, in evaluation mode."""
+    """The model that `save` wrote, in evaluation mode; a Hugging Face directory's in float32 (`load_hugging_face`)."""
     directory = Path(directory)
+    if is_hugging_face(directory):
+        return load_hugging_face(directory, device)
     config = load_config(directory)
     path = directory / WEIGHTS_FILE
     try:
@@ -63,6 +67,8 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> HybridLM:
 
 def load_config(directory: str | Path) -> ModelConfig:
     """The configuration of a saved model, without its weights."""
+    if is_hugging_face(directory):
+        return hugging_face_config(directory)
     path = Path(directory) / CONFIG_FILE
     try:
         return ModelConfig.model_validate_json(path.read_text(encoding="utf-8"))
@@ -86,15 +92,3 @@ def _check_tensors(model: HybridLM, tensors: dict[str, Tensor], path: Path) -> N
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise CheckpointError(f"{path} does not fit {CONFIG_FILE} beside it: {shown}")
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    """Give a complete file its name, durably."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
