@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from model.cache import DEFAULT_SNAPSHOTS, Cache, SnapshotPolicy
 from model.config import ModelConfig
 from model.layers import Block
+from model.linear import Linear
 from model.norms import RMSNorm
 from model.ops.cross_entropy import chunked_cross_entropy
 from model.sequence import Sequence
@@ -36,7 +37,7 @@ class HybridLM(nn.Module):
             # One row a layer, attention layers included: the bound of a layer sums the rows before it.
             self.lower_bounds = nn.Parameter(torch.zeros(config.layer_count, config.width))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocabulary_size, bias=False)
         self._initialise()
         self.tie()
 

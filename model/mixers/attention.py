@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import ModelConfig, require_divisible
 from model.errors import ConfigurationError
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.norms import RMSNorm
 from model.ops.attention import causal_attention, continued_attention, document_attention, ragged_attention
@@ -20,10 +21,10 @@ class Attention(Mixer):
         super().__init__(config, layer)
         self.head_dim = config.head_dim
         narrow = config.key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.width, config.width, bias=False)
-        self.k_proj = nn.Linear(config.width, narrow, bias=False)
-        self.v_proj = nn.Linear(config.width, narrow, bias=False)
-        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+        self.q_proj = Linear(config.width, config.width, bias=False)
+        self.k_proj = Linear(config.width, narrow, bias=False)
+        self.v_proj = Linear(config.width, narrow, bias=False)
+        self.o_proj = Linear(config.width, config.width, bias=False)
         self.query_key_norm = config.query_key_norm
         if config.query_key_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)

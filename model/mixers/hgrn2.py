@@ -6,10 +6,11 @@ activation, there is no output gate, and the output norm spans all heads with ep
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelConfig, require_divisible
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -33,16 +34,16 @@ class HGRN2(Mixer):
         super().__init__(config, layer)
         width = config.width
         self.head_dim = config.hgrn2_head_dim
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.f_proj = nn.Linear(width, width, bias=False)
-        self.i_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = Linear(width, width, bias=False)
+        self.f_proj = Linear(width, width, bias=False)
+        self.i_proj = Linear(width, width, bias=False)
         self.short_convolution = config.short_convolution
         if config.short_convolution:
             self.q_conv1d = ShortConvolution(width)
             self.f_conv1d = ShortConvolution(width)
             self.i_conv1d = ShortConvolution(width)
         self.g_norm = RMSNorm(width, OUTPUT_NORM_EPS)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = Linear(width, width, bias=False)
 
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """`lower_bound` `[width]` is the least forget gate of each channel; None (the first layer) is zero."""

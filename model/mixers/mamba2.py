@@ -16,6 +16,7 @@ from torch.nn import functional
 from model.cache import LayerMemory
 from model.config import ModelConfig
 from model.errors import ConfigurationError
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.ops.state_space_duality import CHUNK_SIZE, chunk_state_space_duality, step_state_space_duality
@@ -35,13 +36,13 @@ class Mamba2(Mixer):
         inner, heads = config.mamba2_inner_width, _heads(config)
         self.head_dim, self.groups = config.mamba2_head_dim, config.mamba2_groups
         self.parts = (inner, inner + 2 * config.mamba2_groups * config.mamba2_state_size, heads)
-        self.in_proj = nn.Linear(config.width, sum(self.parts), bias=False)
+        self.in_proj = Linear(config.width, sum(self.parts), bias=False)
         self.conv1d = ShortConvolution(self.parts[1], bias=True, silu=True)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(inner, config.mamba2_groups, config.norm_eps)
-        self.out_proj = nn.Linear(inner, config.width, bias=False)
+        self.out_proj = Linear(inner, config.width, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
