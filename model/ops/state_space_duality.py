@@ -1,14 +1,37 @@
-"""State space duality (the recurrence inside Mamba-2) in chunks.
+"""State space duality (the recurrence inside Mamba-2) in chunks, with a hand-written backward.
 
-`S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T`, `y_t = S_t C_t + D x_t` (Dao & Gu 2024, arXiv:2405.21060).
+`S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T`, `y_t = S_t C_t + D x_t` (Dao & Gu 2024, arXiv:2405.21060), the decay a
+scalar a head, `B` and `C` shared by the heads of a group.
+
+Within a chunk let `G` be the running sum of `dt A`, `u = dt x`, `W = tril(C B^T)` (once a group) and
+`L_ij = exp(G_i - G_j)` (once a head). Then, with `S` the state before the chunk and `S'` after it,
+
+    y  = (W * L) u + exp(G) C S^T        (+ D x)
+    S' = exp(G_last) S + (exp(G_last - G) u)^T B
+
+No exponent is ever positive, so results are exact at any decay, and nothing depends on the data. `G` is summed and
+subtracted in float64: behind a strong decay, float32 would leave no digits of a weak one.
+
+One chunk is worked on at a time, in as many rows of the batch as fit the processor's cache: everything but the
+products then costs next to nothing. The backward makes `W`, `L` and `u` anew instead of keeping them. The gradient
+of `dt A` at a token is summed over what decays there and nothing else: pairs of tokens on either side of it, the
+old state in later outputs, earlier updates in the new state, and the old state in the new. The shorter
+`dG = y . dy - u . du` leaves few digits where decays are strong, because what does not decay must cancel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_SIZE = 64
+# Elements of a chunk and of its states that are worked on together: 1 MiB, a core's share of the cache.
+TILE_ELEMENTS = 2**18
 
 
 def chunk_state_space_duality(
@@ -25,24 +48,24 @@ def chunk_state_space_duality(
     """Outputs of a whole sequence and the state after it; any length.
 
     `inputs` (x) is `[batch, time, heads, head_dim]`, `step_sizes` (dt, at least 0) `[batch, time, heads]`,
-    `decay_rates` (A, at most 0) and `skip` (D) `[heads]`, `B` and `C` `[batch, time, groups, state]`, group g
-    serving heads `g * heads / groups` and following; `initial_state` and the returned state are
+    `decay_rates` (A, at most 0) and `skip` (D) `[heads]`, `B` and `C` `[batch, time, groups, state]`, each group
+    serving `heads / groups` neighbouring heads; `initial_state` and the returned state are
     `[batch, heads, head_dim, state]` in float32 (mamba_ssm's layouts). `document_starts` `[batch, time]` marks
     tokens before which the state is emptied. Computes in float32 whatever the inputs or autocast say; the output
     has the inputs' dtype.
     """
     with torch.autocast(inputs.device.type, enabled=False):
-        output, state = _masked_form(
-            inputs.float(),
-            step_sizes.float(),
-            decay_rates.float(),
-            B.float(),
-            C.float(),
-            initial_state,
-            document_starts,
-        )
-        if skip is not None:
-            output = output + inputs.float() * skip.float().unsqueeze(-1)
+        x, dt, A, keys, queries = (part.float() for part in (inputs, step_sizes, decay_rates, B, C))
+        D = None if skip is None else skip.float()
+        if initial_state is None:
+            initial_state = x.new_zeros(x.shape[0], *x.shape[2:], keys.shape[-1])
+        state = initial_state.float()
+        if torch.is_grad_enabled():
+            output, state = _ChunkedForm.apply(x, dt, A, keys, queries, D, state, document_starts)
+        else:
+            terms = _terms(x, dt, A, keys, queries, document_starts)
+            output, states, _ = _forward(terms, D, state, for_backward=False)
+            state = states[-1]
     return output.to(inputs.dtype), state
 
 
@@ -73,27 +96,308 @@ def step_state_space_duality(
     return output.to(inputs.dtype), grouped.view_as(state)
 
 
-def _masked_form(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None, document_starts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    batch, time, heads, head_dim = x.shape
-    groups, size = B.shape[2:]
-    state = x.new_zeros(batch, heads, head_dim, size) if state is None else state.float()
-    outputs = []
-    for begin in range(0, time, CHUNK_SIZE):
-        window = slice(begin, begin + CHUNK_SIZE)
-        starts = torch.zeros_like(x[:, window, 0, 0]) if document_starts is None else document_starts[:, window]
-        document = starts.cumsum(dim=-1)
-        causal = torch.ones(document.shape[1], document.shape[1], dtype=torch.bool, device=x.device).tril()
-        visible = (document.unsqueeze(-1) == document.unsqueeze(-2)) & causal
-        total = (dt[:, window].double() * A).cumsum(dim=1).transpose(1, 2)
-        decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~visible.unsqueeze(1), float("-inf"))
-        keys, queries = B[:, window].transpose(1, 2), C[:, window].transpose(1, 2)
-        scores = (queries @ keys.transpose(-1, -2)).repeat_interleave(heads // groups, dim=1) * decay.exp().float()
-        update = (x[:, window] * dt[:, window].unsqueeze(-1)).transpose(1, 2)
-        keys, queries = (part.repeat_interleave(heads // groups, dim=1) for part in (keys, queries))
-        reached = total.exp().float() * (document == 0).unsqueeze(1)
-        kept = (total[..., -1:] - total).exp().float() * (document == document[:, -1:]).unsqueeze(1)
-        outputs.append((scores @ update + (queries @ state.transpose(-1, -2)) * reached.unsqueeze(-1)).transpose(1, 2))
-        state = state * reached[..., -1, None, None] + (update * kept.unsqueeze(-1)).transpose(-1, -2) @ keys
-    return torch.cat(outputs, dim=1), state
+class _Chunk(NamedTuple):
+    """What one chunk's products are made of; `shared` counts the heads of a group."""
+
+    tokens: tuple[slice, slice]  # rows of the batch, times
+    inputs: Tensor  # x: [rows, chunk, groups, shared, head_dim]
+    step_sizes: Tensor  # dt: [rows, chunk, groups, shared, 1]
+    keys: Tensor  # B: [rows, groups, chunk, state]
+    queries: Tensor  # C: [rows, groups, chunk, state]
+    decays: Tensor  # L: [rows, groups, shared, chunk, chunk]; 1 where the key is later than the query
+    from_start: Tensor  # exp(G): [rows, chunk, groups, shared, 1]; 0 in documents that start in the chunk
+    to_last: Tensor  # exp(G_last - G): likewise; 0 in documents that end in the chunk
+    over_chunk: Tensor  # exp(G_last): [rows, groups, shared, 1, 1]; 0 when a document starts in the chunk
+    visible: Tensor | None  # [rows, 1, chunk, chunk]: key not later, in the same document; None: not later
+
+    def scores(self) -> Tensor:
+        """`W`: `[rows, groups, chunk, chunk]`."""
+        return self.hide(self.queries @ self.keys.transpose(-1, -2))
+
+    def hide(self, scores: Tensor) -> Tensor:
+        """Zero, in place, the scores of keys that the query must not see."""
+        return scores.tril_() if self.visible is None else scores.mul_(self.visible)
+
+    def updates(self) -> Tensor:
+        """`u`: `[rows, chunk, groups, shared, head_dim]`."""
+        return self.inputs * self.step_sizes
+
+    def advance(self, state: Tensor, updates: Tensor, into: Tensor) -> None:
+        """Write the state after the chunk, `[rows, groups, shared, head_dim, state]`; `into` may be `state`."""
+        torch.mul(state, self.over_chunk, out=into)
+        kept_updates = _by_group(updates, self.to_last).transpose(-1, -2)
+        _values_by_state(into).baddbmm_(kept_updates, self.keys.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The arguments of the whole call, heads split by group, and the small factors of all chunks."""
+
+    inputs: Tensor  # [batch, time, groups, shared, head_dim]
+    step_sizes: Tensor  # [batch, time, groups, shared, 1]
+    keys: Tensor  # [batch, groups, time, state]
+    queries: Tensor
+    total: Tensor  # G in float64: [batch, chunks, groups, shared, chunk]
+    from_start: Tensor  # [batch, time or more, groups, shared, 1]
+    to_last: Tensor
+    over_chunk: Tensor  # [batch, chunks, groups, shared, 1, 1]
+    documents: Tensor | None  # [batch, chunks, chunk]: document of a token, counted within the chunk
+
+    @property
+    def chunks(self) -> int:
+        """Chunks, the last of which may be shorter."""
+        return self.total.shape[1]
+
+    def row_tiles(self) -> Iterator[slice]:
+        """Parts of the batch that are worked on together."""
+        batch, _, groups, shared, head_dim = self.inputs.shape
+        elements = groups * shared * head_dim * (CHUNK_SIZE + self.keys.shape[-1])
+        rows = max(1, TILE_ELEMENTS // elements)
+        return (slice(begin, begin + rows) for begin in range(0, batch, rows))
+
+    def chunk(self, rows: slice, index: int) -> _Chunk:
+        """One chunk of some rows."""
+        begin = index * CHUNK_SIZE
+        length = min(CHUNK_SIZE, self.inputs.shape[1] - begin)
+        window = slice(begin, begin + length)
+        total = self.total[rows, index, ..., :length]
+        decays = (total.unsqueeze(-1) - total.unsqueeze(-2)).clamp_max_(0.0).float().exp_()
+        return _Chunk(
+            tokens=(rows, window),
+            inputs=self.inputs[rows, window],
+            step_sizes=self.step_sizes[rows, window],
+            keys=self.keys[rows, :, window],
+            queries=self.queries[rows, :, window],
+            decays=decays,
+            from_start=self.from_start[rows, window],
+            to_last=self.to_last[rows, window],
+            over_chunk=self.over_chunk[rows, index],
+            visible=None if self.documents is None else _visible(self.documents[rows, index, :length]),
+        )
+
+
+def _terms(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, document_starts: Tensor | None) -> _Terms:
+    time, groups = x.shape[1], B.shape[2]
+    split = _padded(dt.double() * A.double()).unflatten(1, (-1, CHUNK_SIZE)).unflatten(-1, (groups, -1))
+    total = split.permute(0, 1, 3, 4, 2).contiguous().cumsum(dim=-1)  # [batch, chunks, groups, shared, chunk]
+    last = total[..., -1:]
+    from_start, to_last, over_chunk = total.exp(), (last - total).exp(), last.unsqueeze(-1).exp()
+    documents = None
+    if document_starts is not None:
+        documents = _padded(document_starts.long()).unflatten(1, (-1, CHUNK_SIZE)).cumsum(dim=-1)
+        present = documents[:, :, None, None]
+        from_start = from_start * (present == 0)
+        to_last = to_last * (present == present[..., -1:])
+        over_chunk = over_chunk * (present[..., -1:] == 0).unsqueeze(-1)
+    from_start, to_last = (
+        factor.permute(0, 1, 4, 2, 3).float().flatten(1, 2).unsqueeze(-1) for factor in (from_start, to_last)
+    )
+    return _Terms(
+        inputs=x.unflatten(2, (groups, -1)),
+        step_sizes=dt.unflatten(2, (groups, -1)).unsqueeze(-1),
+        keys=B.transpose(1, 2),
+        queries=C.transpose(1, 2),
+        total=total,
+        from_start=from_start[:, :time],
+        to_last=to_last[:, :time],
+        over_chunk=over_chunk.float(),
+        documents=documents,
+    )
+
+
+def _forward(
+    terms: _Terms, skip: Tensor | None, initial_state: Tensor, for_backward: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Outputs; states `[chunks + 1, batch, heads, head_dim, state]` before each chunk and at the end; `C S^T`.
+
+    Unless `for_backward`, only the last state is kept, and no `C S^T` `[batch, time, groups, shared, head_dim]`.
+    """
+    x = terms.inputs
+    groups, shared = x.shape[2:4]
+    states = x.new_empty(terms.chunks + 1 if for_backward else 1, *initial_state.shape)
+    states[0] = initial_state
+    grouped = states.unflatten(2, (groups, shared))
+    output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    from_states = torch.empty_like(output) if for_backward else None
+    for rows in terms.row_tiles():
+        for index in range(terms.chunks):
+            chunk = terms.chunk(rows, index)
+            before, after = (index, index + 1) if for_backward else (0, 0)
+            state = grouped[before, rows]
+            updates = chunk.updates()
+            within = (chunk.decays * chunk.scores().unsqueeze(2)) @ _by_head(updates)
+            from_state = _heads_by_time(chunk.queries @ state.flatten(2, 3).transpose(-1, -2), shared)
+            if from_states is not None:
+                from_states[chunk.tokens] = from_state
+            result = torch.addcmul(_by_time(within), from_state, chunk.from_start, out=output[chunk.tokens])
+            if skip is not None:
+                result.addcmul_(chunk.inputs, skip.view(groups, shared, 1))
+            chunk.advance(state, updates, grouped[after, rows])
+    return output.flatten(2, 3), states, from_states
+
+
+class _ChunkedForm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        skip: Tensor | None,
+        initial_state: Tensor,
+        document_starts: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        terms = _terms(x, dt, A, B, C, document_starts)
+        output, states, from_states = _forward(terms, skip, initial_state, for_backward=True)
+        ctx.save_for_backward(x, dt, A, B, C, skip, document_starts, states, from_states)
+        return output, states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        x, dt, A, B, C, skip, document_starts, states, from_states = ctx.saved_tensors
+        terms = _terms(x, dt, A, B, C, document_starts)
+        grads = _backward(terms, skip, states, from_states, grad_output.float(), grad_state.float())
+        return (
+            grads.inputs.view_as(x),
+            grads.step_sizes.addcmul_(grads.log_decays, A),
+            (grads.log_decays * dt).sum(dim=(0, 1)),
+            grads.keys,
+            grads.queries,
+            None if grads.skip is None else grads.skip.sum(dim=(0, 1)),
+            grads.state,
+            None,
+        )
+
+
+class _Gradients(NamedTuple):
+    inputs: Tensor  # [batch, time, groups, shared, head_dim]
+    step_sizes: Tensor  # [batch, time, heads], through u alone
+    log_decays: Tensor  # of dt A: [batch, time, heads]
+    keys: Tensor  # [batch, time, groups, state]
+    queries: Tensor
+    skip: Tensor | None  # [batch, time, heads], each token's
+    state: Tensor  # [batch, heads, head_dim, state]
+
+
+def _backward(
+    terms: _Terms, skip: Tensor | None, states: Tensor, from_states: Tensor, grad_output: Tensor, grad_state: Tensor
+) -> _Gradients:
+    batch, time, groups, shared = terms.inputs.shape[:4]
+    by_token = (batch, time, groups * shared)
+    new = terms.inputs.new_empty
+    grads = _Gradients(
+        inputs=torch.empty_like(from_states),
+        step_sizes=new(by_token),
+        log_decays=new(by_token),
+        keys=new(batch, time, groups, terms.keys.shape[-1]),
+        queries=new(batch, time, groups, terms.keys.shape[-1]),
+        skip=None if skip is None else new(by_token),
+        state=grad_state.clone(memory_format=torch.contiguous_format),
+    )
+    grad_output = grad_output.unflatten(2, (groups, shared))
+    states = states.unflatten(2, (groups, shared))
+    for rows in terms.row_tiles():
+        grad_after = grads.state.unflatten(1, (groups, shared))[rows]
+        for index in range(terms.chunks - 1, -1, -1):
+            chunk = terms.chunk(rows, index)
+            grad, from_state = grad_output[chunk.tokens], from_states[chunk.tokens]
+            _chunk_backward(chunk, skip, states[index, rows], from_state, grad, grad_after, grads)
+    return grads
+
+
+def _chunk_backward(
+    chunk: _Chunk,
+    skip: Tensor | None,
+    state: Tensor,
+    from_state: Tensor,
+    grad: Tensor,
+    grad_state: Tensor,
+    grads: _Gradients,
+) -> None:
+    """Fill in one chunk's gradients; `grad_state`, the gradient of the state after it, becomes that of `state`."""
+    rows, length, groups, shared, _ = chunk.inputs.shape
+    flat = (rows, length, groups * shared)
+    updates, scores = chunk.updates(), chunk.scores().unsqueeze(2)
+    grad_by_head = _by_head(grad)
+    factors = chunk.step_sizes.squeeze(-1), chunk.to_last.squeeze(-1), chunk.from_start.squeeze(-1)
+    step_sizes, to_last, from_start = factors
+
+    grad_decayed = (grad_by_head @ _by_head(updates).transpose(-1, -2)).mul_(chunk.decays)
+    grad_scores = chunk.hide(grad_decayed.sum(dim=2))
+    across = _across(grad_decayed.mul_(scores))
+
+    within = _by_time((chunk.decays * scores).transpose(-1, -2) @ grad_by_head)
+    through_state = _heads_by_time(chunk.keys @ grad_state.flatten(2, 3).transpose(-1, -2), shared)
+    along_state = (chunk.inputs * through_state).sum(dim=-1).mul_(to_last)
+    along_within = (chunk.inputs * within).sum(dim=-1)
+    grads.step_sizes[chunk.tokens] = (along_state + along_within).view(flat)
+    grad_inputs = torch.addcmul(within, through_state, chunk.to_last, out=grads.inputs[chunk.tokens])
+    grad_inputs.mul_(chunk.step_sizes)
+    if skip is not None and grads.skip is not None:
+        grad_inputs.addcmul_(grad, skip.view(groups, shared, 1))
+        grads.skip[chunk.tokens] = (grad * chunk.inputs).sum(dim=-1).view(flat)
+
+    from_queries = (grad * from_state).sum(dim=-1).mul_(from_start)
+    kept = torch.linalg.vecdot(state.flatten(-2), grad_state.flatten(-2)) * chunk.over_chunk[..., 0, 0]
+    grad_log_decays = across.permute(0, 3, 1, 2) + from_queries.flip(1).cumsum(dim=1).flip(1) + kept.unsqueeze(1)
+    grad_log_decays[:, 1:] += (along_state * step_sizes)[:, :-1].cumsum(dim=1)
+    grads.log_decays[chunk.tokens] = grad_log_decays.view(flat)
+
+    reached_grad, kept_updates = _by_group(grad, chunk.from_start), _by_group(updates, chunk.to_last)
+    grad_queries = torch.bmm(reached_grad, _values_by_state(state)).view_as(chunk.queries)
+    grads.queries[chunk.tokens] = grad_queries.add_(grad_scores @ chunk.keys).transpose(1, 2)
+    grad_keys = torch.bmm(kept_updates, _values_by_state(grad_state)).view_as(chunk.keys)
+    grads.keys[chunk.tokens] = grad_keys.add_(grad_scores.transpose(-1, -2) @ chunk.queries).transpose(1, 2)
+
+    grad_state.mul_(chunk.over_chunk)
+    _values_by_state(grad_state).baddbmm_(reached_grad.transpose(-1, -2), chunk.queries.flatten(0, 1))
+
+
+def _across(pairs: Tensor) -> Tensor:
+    """For each token, the sum of `pairs` `[..., query, key]` whose decay it is part of: `key < token <= query`."""
+    length = pairs.shape[-1]
+    not_before = torch.ones(length, length, dtype=pairs.dtype, device=pairs.device).triu_()
+    return (not_before @ pairs).tril_(-1).sum(dim=-1)
+
+
+def _heads_by_time(tensor: Tensor, shared: int) -> Tensor:
+    """`[rows, groups, chunk, shared * head_dim]` as `[rows, chunk, groups, shared, head_dim]`."""
+    return tensor.unflatten(-1, (shared, -1)).transpose(1, 2)
+
+
+def _by_head(tensor: Tensor) -> Tensor:
+    """`[rows, chunk, groups, shared, head_dim]` as `[rows, groups, shared, chunk, head_dim]`."""
+    return tensor.permute(0, 2, 3, 1, 4)
+
+
+def _by_time(tensor: Tensor) -> Tensor:
+    """The way back of `_by_head`."""
+    return tensor.permute(0, 3, 1, 2, 4)
+
+
+def _by_group(tensor: Tensor, factor: Tensor) -> Tensor:
+    """`tensor * factor`, `[rows, chunk, groups, shared, head_dim]`, as `[rows * groups, chunk, shared * head_dim]`."""
+    rows, length, groups, shared, head_dim = tensor.shape
+    result = tensor.new_empty(rows, groups, length, shared, head_dim)
+    torch.mul(tensor, factor, out=result.transpose(1, 2))
+    return result.view(rows * groups, length, shared * head_dim)
+
+
+def _values_by_state(state: Tensor) -> Tensor:
+    """`[rows, groups, shared, head_dim, state]` as `[rows * groups, shared * head_dim, state]`, in place."""
+    return state.view(-1, state.shape[2] * state.shape[3], state.shape[4])
+
+
+def _visible(document: Tensor) -> Tensor:
+    return (document.unsqueeze(-1) == document.unsqueeze(-2)).tril_().unsqueeze(1)
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """`tensor` with zeros appended along time up to a multiple of the chunk."""
+    missing = -tensor.shape[1] % CHUNK_SIZE
+    if missing == 0:
+        return tensor
+    return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from model.ops import state_space_duality
+from model.ops.reference import naive_state_space_duality
+from model.ops.state_space_duality import chunk_state_space_duality, step_state_space_duality
+
+# Mean pre-activation of the step sizes, and its spread: those of a fresh layer; steps near 1e-7; and steps from
+# nothing to hundreds side by side, so that decays of exp(-1000) stand next to none.
+ORDINARY, TINY, EXTREME = (-4.0, 1.0), (-16.0, 1.0), (0.0, 30.0)
+
+
+class Case(NamedTuple):
+    inputs: Tensor
+    step_sizes: Tensor
+    decay_rates: Tensor
+    B: Tensor
+    C: Tensor
+    skip: Tensor
+    state: Tensor
+
+
+def make_case(time: int, steps: tuple[float, float] = ORDINARY, groups: int = 1, batch: int = 2) -> Case:
+    heads, head_dim, size = 4, 8, 16
+    random = {"dtype": torch.float64}
+    return Case(
+        inputs=torch.randn(batch, time, heads, head_dim, **random),
+        step_sizes=softplus(steps[0] + steps[1] * torch.randn(batch, time, heads, **random)),
+        decay_rates=-torch.tensor([0.001, 1.0, 4.0, 16.0], **random),
+        B=torch.randn(batch, time, groups, size, **random),
+        C=torch.randn(batch, time, groups, size, **random),
+        skip=torch.randn(heads, **random),
+        state=torch.randn(batch, heads, head_dim, size, **random),
+    )
+
+
+def outputs_and_gradients(
+    operation: Callable[..., tuple[Tensor, Tensor]],
+    case: Case,
+    dtype: torch.dtype,
+    document_starts: Tensor | None = None,
+) -> dict[str, Tensor]:
+    leaves = [part.to(dtype).requires_grad_() for part in case]
+    output, state = operation(*leaves[:5], skip=leaves[5], initial_state=leaves[6], document_starts=document_starts)
+    # Fixed, uneven gradients of both results, so that every path through the backward pass counts.
+    weights = [torch.linspace(-1, 1, result.numel(), dtype=dtype).view_as(result) for result in (output, state)]
+    gradients = torch.autograd.grad([output, state], leaves, weights)
+    named = zip(Case._fields, gradients, strict=True)
+    return {"output": output.detach(), "final state": state.detach()} | {
+        f"gradient of {name}": gradient for name, gradient in named
+    }
+
+
+def relative_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """`max|a - b| / max|b|` of each result."""
+    return {
+        name: float((found[name].double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        for name, expected in exact.items()
+    }
+
+
+def assert_equals_recurrence(case: Case, document_starts: Tensor | None = None) -> None:
+    # Both see the same float32 numbers; the recurrence then computes in float64.
+    case = Case(*(part.float().double() for part in case))
+    exact = outputs_and_gradients(naive_state_space_duality, case, torch.float64, document_starts)
+    fast = outputs_and_gradients(chunk_state_space_duality, case, torch.float32, document_starts)
+    errors = relative_errors(fast, exact)
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("steps", [ORDINARY, TINY, EXTREME])
+@pytest.mark.parametrize("time", [1, 7, 64, 65, 333])
+def test_equals_the_recurrence_in_outputs_state_and_gradients(
+    time: int, steps: tuple[float, float], groups: int
+) -> None:
+    assert_equals_recurrence(make_case(time, steps, groups))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("steps", [ORDINARY, EXTREME])
+def test_documents_are_isolated_and_gradients_stay_exact(steps: tuple[float, float], groups: int) -> None:
+    assert_equals_recurrence(make_case(200, steps, groups), document_starts=torch.rand(2, 200) < 0.05)
+
+
+@settings(max_examples=25, deadline=None)
+@given(time=st.integers(1, 140), step=st.floats(0, 40), starts=st.sets(st.integers(0, 139), max_size=6))
+def test_any_length_decay_and_boundaries(time: int, step: float, starts: set[int]) -> None:
+    case = make_case(time, groups=2)._replace(step_sizes=torch.full((2, time, 4), step, dtype=torch.float64))
+    boundaries = torch.zeros(2, time, dtype=torch.bool)
+    boundaries[:, [start for start in starts if start < time]] = True
+    assert_equals_recurrence(case, boundaries)
+
+
+def test_rows_of_the_batch_are_worked_on_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(100, groups=2, batch=5)
+    starts = torch.rand(5, 100) < 0.05
+    together = outputs_and_gradients(chunk_state_space_duality, case, torch.float32, starts)
+    monkeypatch.setattr(state_space_duality, "TILE_ELEMENTS", 2 * 4 * 8 * (64 + 16))
+    in_tiles = outputs_and_gradients(chunk_state_space_duality, case, torch.float32, starts)
+    assert max(relative_errors(in_tiles, together).values()) < 1e-6
+
+
+def test_without_skip_and_state_it_starts_from_nothing() -> None:
+    case = make_case(90)
+    output, state = chunk_state_space_duality(*(part.float() for part in case[:5]))
+    exact, exact_state = naive_state_space_duality(*case[:5])
+    torch.testing.assert_close(output.double(), exact, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state.double(), exact_state, atol=1e-5, rtol=1e-5)
+
+
+def test_parts_that_need_no_gradient_change_none_of_the_others() -> None:
+    case = [part.float() for part in make_case(70)]
+    plain = chunk_state_space_duality(*case[:5], skip=case[5], initial_state=case[6])[0]
+    case[3].requires_grad_()
+    output = chunk_state_space_duality(*case[:5], skip=case[5], initial_state=case[6])[0]
+    assert torch.equal(plain, output)
+    (gradient,) = torch.autograd.grad(output.sum(), case[3])
+    assert gradient.abs().sum() > 0
+
+
+def test_results_with_and_without_a_graph_are_the_same() -> None:
+    case = [part.float() for part in make_case(150)]
+    with torch.no_grad():
+        plain = chunk_state_space_duality(*case[:5], skip=case[5], initial_state=case[6])
+    recorded = chunk_state_space_duality(*case[:5], skip=case[5], initial_state=case[6])
+    assert all(torch.equal(left, right) for left, right in zip(plain, recorded, strict=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_split_sequence_and_single_steps_continue_the_state(groups: int) -> None:
+    x, dt, A, B, C, skip, state = (part.float() for part in make_case(90, groups=groups))
+    whole, final = chunk_state_space_duality(x, dt, A, B, C, skip=skip, initial_state=state)
+    parts = []
+    for window in (slice(0, 50), slice(50, 80)):
+        output, state = chunk_state_space_duality(
+            x[:, window], dt[:, window], A, B[:, window], C[:, window], skip=skip, initial_state=state
+        )
+        parts.append(output)
+    for step in range(80, 90):
+        before = state.clone()
+        output, after = step_state_space_duality(x[:, step], dt[:, step], A, B[:, step], C[:, step], state, skip=skip)
+        assert torch.equal(state, before)
+        state = after
+        parts.append(output.unsqueeze(1))
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state, final, atol=1e-5, rtol=1e-5)
+
+
+def test_computes_in_float32_under_autocast() -> None:
+    case = [part.float() for part in make_case(70)]
+    expected, _ = chunk_state_space_duality(*case[:5], skip=case[5])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, state = chunk_state_space_duality(*case[:5], skip=case[5])
+        step_output, step_state = step_state_space_duality(
+            case[0][:, 0], case[1][:, 0], case[2], case[3][:, 0], case[4][:, 0], torch.zeros_like(state), skip=case[5]
+        )
+    assert state.dtype == step_state.dtype == torch.float32
+    assert torch.equal(output, expected)
+    torch.testing.assert_close(step_output, expected[:, 0], atol=1e-6, rtol=1e-6)
