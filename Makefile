@@ -15,7 +15,7 @@ PROFILE ?= smoke
 TEST_WORKERS ?= 2
 RUN_FLAGS ?=
 
-.PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end chromium bench clean
+.PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end chromium llama bench clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -59,6 +59,10 @@ end-to-end: $(STAMP) ## real servers, a miniature pipeline run, kills, and the p
 # The browser tests drive the system's chromium; without one they are skipped, and say so.
 chromium: ## install Debian's chromium for the browser tests (needs root)
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
+
+# Optional: without it, files of HGRN-2 models run in PyTorch, and the tests that need it are skipped.
+llama: $(STAMP) ## build llama.cpp with the hgrn2 architecture, once (needs cmake and g++; about 4 core minutes)
+	$(BIN)/python -m model.llama_cpp.build
 
 bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each (about half an hour)
 	$(INSTALL) -e ".[bench]" -c constraints.txt

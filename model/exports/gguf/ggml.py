@@ -8,18 +8,17 @@ machine. Nothing else of the runtime is started.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quant_shape_to_byte_shape
 
-from model.errors import ConfigurationError, ModelError
+from model.errors import ConfigurationError
+from model.llama_cpp.library import Build, library_path
 
 #: A thread is worth starting for this many weights and more.
 _WEIGHTS_PER_THREAD = 1 << 16
@@ -66,7 +65,7 @@ def quantize(
 @cache
 def _quantize_chunk() -> ctypes._NamedFuncPointer:
     """`size_t ggml_quantize_chunk(type, src, dst, start, nrows, n_per_row, imatrix)`."""
-    function = ctypes.CDLL(str(_library_path())).ggml_quantize_chunk
+    function = ctypes.CDLL(str(library_path(Build.STOCK))).ggml_quantize_chunk
     function.restype = ctypes.c_size_t
     function.argtypes = [
         ctypes.c_int,
@@ -78,15 +77,3 @@ def _quantize_chunk() -> ctypes._NamedFuncPointer:
         ctypes.c_void_p,
     ]
     return function
-
-
-def _library_path() -> Path:
-    """The shared library of the wheel, found without importing (and so starting) the runtime."""
-    spec = importlib.util.find_spec("xllamacpp")
-    candidates = sorted(Path(spec.origin).parent.glob("*.so")) if spec is not None and spec.origin else []
-    if not candidates:
-        raise ModelError(
-            "quantizing to GGUF needs ggml's kernels, and the package 'xllamacpp' that carries them is not "
-            "installed: pip install xllamacpp, or export as f32 or f16"
-        )
-    return candidates[0]

@@ -1,92 +1,124 @@
-"""How a hybrid's weights are called and shaped in a GGUF file of architecture `hgrn2`.
-
-The names are those our llama.cpp patch reads: an HGRN-2 layer keeps its projections under the
-attention names (query, forget gate as key, input as value) and adds its norm, its three short
-convolutions and one minus its lower bound as `time_mix_decay`; `head_count_kv` is 0 there.
-Attention layers use the half-split (NEOX) rotary form, so no rows are permuted.
-"""
+"""What a GGUF architecture is to the writer and the reader: one small interface, one module an architecture."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
+
+from gguf import GGUFWriter
+from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import ConfigurationError
 
-ARCHITECTURE = "hgrn2"
-#: Epsilon of HGRN-2's own norm, fixed in fla and in the model.
-HGRN2_NORM_EPS = 1e-5
-CONVOLUTION_TAPS = 4
-
-#: Our metadata: the full model configuration as JSON, and the trained lower bounds before their
-#: softmax ([layers * width] floats; the file's `time_mix_decay` is derived from them).
+#: Our metadata: the full model configuration as JSON; and, by parameter, values that the file holds only in a form
+#: computed from them.
 CONFIG_KEY = "sam2.model_config"
-LOWER_BOUNDS_KEY = "sam2.lower_bounds"
 RUNTIME_KEY = "sam2.runtime"
-RUNTIME_NOTICE = (
-    "Architecture hgrn2 is not part of stock llama.cpp, which refuses this file. It runs in llama.cpp with this "
-    "project's hgrn2 patch, and in this project's own reader (model.exports.gguf.load_gguf)."
-)
+ORIGINAL_PREFIX = "sam2."
 
-_MIXER_TENSORS = {
-    "attention": {"attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj"},
-    "hgrn2": {"attn_q": "q_proj", "attn_k": "f_proj", "attn_v": "i_proj", "attn_output": "o_proj",
-              "ssm_norm": "g_norm"},
-}  # fmt: skip
-_CONVOLUTIONS = {"ssm_conv1d_q": "q_conv1d", "ssm_conv1d_k": "f_conv1d", "ssm_conv1d_v": "i_conv1d"}
+Transform = Callable[[Tensor], Tensor]
+
+
+def unchanged(values: Tensor) -> Tensor:
+    """Stored as it is."""
+    return values
 
 
 @dataclass(frozen=True)
-class TensorPlace:
-    """One tensor: its name in the file, its parameter in the model; a convolution loses its middle axis of one."""
+class Placement:
+    """One parameter of the model as one tensor of the file, with the way there and the exact way back."""
 
-    file_name: str
+    name: str
     parameter: str
+    store: Transform = unchanged
+    restore: Transform = unchanged
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """Tensors of the file computed from a parameter with no exact way back: the parameter itself goes to the metadata.
+
+    derive: from the parameter to the file's tensors, by name.
+    """
+
+    parameter: str
+    derive: Callable[[Tensor], dict[str, Tensor]]
 
     @property
-    def is_convolution(self) -> bool:
-        """Stored as [channels, taps], a parameter of [channels, 1, taps]."""
-        return "conv1d" in self.parameter
+    def key(self) -> str:
+        """Where the parameter is in the metadata, as a flat array of float32."""
+        return ORIGINAL_PREFIX + self.parameter
 
 
-def tensor_places(config: ModelConfig) -> list[TensorPlace]:
-    """Every stored parameter of the model, in file order (the lower bounds are stored apart)."""
-    places = [
-        TensorPlace("token_embd.weight", "embeddings.weight"),
-        TensorPlace("output_norm.weight", "norm.weight"),
-    ]
-    if not config.tie_embeddings:
-        places.append(TensorPlace("output.weight", "lm_head.weight"))
-    for index, kind in enumerate(config.mixer_kinds):
-        places += _layer_places(config, index, kind)
-    return places
+class Layout(ABC):
+    """How a hybrid's weights are called and shaped in files of one architecture."""
+
+    #: `general.architecture`, by which llama.cpp picks its code.
+    architecture: ClassVar[str]
+    #: The one kind of recurrent layer it has beside attention.
+    recurrent_kind: ClassVar[str]
+    #: Where the file can run, for whoever opens it.
+    runtime_notice: ClassVar[str]
+
+    @abstractmethod
+    def check(self, config: ModelConfig) -> None:
+        """Raise ConfigurationError, naming the field, for a model that llama.cpp's code would compute differently."""
+
+    @abstractmethod
+    def add_metadata(self, writer: GGUFWriter, config: ModelConfig) -> None:
+        """Keys of this architecture beside those that all have."""
+
+    @abstractmethod
+    def layer_placements(self, config: ModelConfig, index: int) -> Iterator[Placement]:
+        """The tensors of a layer's mixer."""
+
+    def derivations(self, config: ModelConfig) -> list[Derivation]:
+        """Parameters that llama.cpp wants in another form; none unless an architecture says so."""
+        return []
+
+    def placements(self, config: ModelConfig) -> list[Placement]:
+        """Every parameter stored as it is, in file order."""
+        places = [
+            Placement("token_embd.weight", "embeddings.weight"),
+            Placement("output_norm.weight", "norm.weight"),
+        ]
+        if not config.tie_embeddings:
+            places.append(Placement("output.weight", "lm_head.weight"))
+        for index in range(config.layer_count):
+            places += self.layer_placements(config, index)
+            places += _block_placements(index)
+        return places
 
 
-def decay_name(index: int) -> str:
-    """Name of layer `index`'s `1 - lower bound`, [width]."""
-    return f"blk.{index}.time_mix_decay.weight"
-
-
-def check_exportable(config: ModelConfig) -> None:
-    """Raise ConfigurationError unless the architecture can hold this model."""
-    foreign = sorted(set(config.mixer_kinds) - _MIXER_TENSORS.keys())
-    if foreign:
+def require(condition: bool, architecture: str, problem: str) -> None:
+    """Refuse a model for one reason. The problem names the field and what it would have to be."""
+    if not condition:
         raise ConfigurationError(
-            f"layer_kinds has {', '.join(foreign)}; the GGUF architecture '{ARCHITECTURE}' knows "
-            f"{', '.join(sorted(_MIXER_TENSORS))}: export this model as safetensors"
-        )
-    if "hgrn2" not in config.mixer_kinds:
-        raise ConfigurationError(
-            f"layer_kinds has no hgrn2 layer, so GGUF architecture '{ARCHITECTURE}' does not fit: "
-            "export this model as safetensors"
+            f"{problem}: GGUF architecture '{architecture}' knows no other; train with that, or export as safetensors"
         )
 
 
-def _layer_places(config: ModelConfig, index: int, kind: str) -> list[TensorPlace]:
-    theirs, ours = f"blk.{index}", f"layers.{index}"
+def weights(index: int, names: dict[str, str]) -> Iterator[Placement]:
+    """Matrices and norms of a layer, stored as they are: the file's name to the mixer's."""
+    for theirs, ours in names.items():
+        yield Placement(f"blk.{index}.{theirs}.weight", f"layers.{index}.attn.{ours}.weight")
+
+
+def convolution(index: int, theirs: str, ours: str) -> Placement:
+    """A short convolution: [channels, 1, taps] in the model, [channels, taps] in the file."""
+    return Placement(
+        f"blk.{index}.{theirs}.weight",
+        f"layers.{index}.attn.{ours}.weight",
+        store=lambda values: values.squeeze(1),
+        restore=lambda values: values.unsqueeze(1),
+    )
+
+
+def _block_placements(index: int) -> Iterator[Placement]:
     pairs = {"attn_norm": "attn_norm", "ffn_norm": "mlp_norm"}
     pairs |= {f"ffn_{role}": f"mlp.{role}_proj" for role in ("gate", "up", "down")}
-    pairs |= {name: f"attn.{parameter}" for name, parameter in _MIXER_TENSORS[kind].items()}
-    if kind == "hgrn2" and config.short_convolution:
-        pairs |= {name: f"attn.{parameter}" for name, parameter in _CONVOLUTIONS.items()}
-    return [TensorPlace(f"{theirs}.{name}.weight", f"{ours}.{parameter}.weight") for name, parameter in pairs.items()]
+    for theirs, ours in pairs.items():
+        yield Placement(f"blk.{index}.{theirs}.weight", f"layers.{index}.{ours}.weight")

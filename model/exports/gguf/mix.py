@@ -3,7 +3,8 @@
 Q4_K_M is a mix. Its rules are those of `llama_tensor_get_type` in llama.cpp: the output matrix
 (the token embedding when it serves as output too) is Q6_K; `attn_v` and `ffn_down` are Q6_K in the
 first and last eighth of their layers and in every third layer between; all other matrices are
-Q4_K. Norms, convolutions and decays are small and touchy: they stay F32 in every format.
+Q4_K. Norms, convolutions and decays are small and touchy: they stay F32 in every format, as do
+tensors that are not called `.weight`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def choose_types(shapes: Mapping[str, Sequence[int]], file_format: GGUFFormat) -
 
 
 def _type_of(name: str, shape: Sequence[int], file_format: GGUFFormat) -> GGMLQuantizationType:
-    if len(shape) != 2 or any(part in name for part in _KEPT_EXACT):
+    if len(shape) != 2 or not name.endswith(".weight") or any(part in name for part in _KEPT_EXACT):
         return GGMLQuantizationType.F32
     return _MATRIX_TYPES[file_format]
 

@@ -11,42 +11,42 @@ import torch
 from gguf import GGUFReader, Keys, ReaderTensor
 from gguf.quants import dequantize
 from pydantic import ValidationError
+from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import CheckpointError
-from model.exports.gguf.layout import (
-    ARCHITECTURE,
-    CONFIG_KEY,
-    LOWER_BOUNDS_KEY,
-    decay_name,
-    tensor_places,
-)
-from model.exports.gguf.writer import cumulative_lower_bounds
+from model.exports.gguf.architectures import LAYOUTS
+from model.exports.gguf.layout import CONFIG_KEY, Derivation, Layout
 from model.language_model import HybridLM
 
-_DECAY_TOLERANCE = 1e-5
+#: Between a stored derived tensor and what its original gives, relative to the larger of them and one.
+_DERIVED_TOLERANCE = 1e-5
 
 
 def load_gguf(path: Path | str) -> HybridLM:
     """The model of a GGUF file that `save_gguf` wrote, in float32 and evaluation mode.
 
-    Raises CheckpointError for a file that is no GGUF, of another architecture, without our
-    metadata, incomplete, or whose decays contradict its lower bounds.
+    Raises CheckpointError for a file that is no GGUF, of an architecture we do not write, without our
+    metadata, incomplete, or whose derived tensors contradict the parameters they were derived from.
     """
     path = Path(path)
     reader = _open(path)
+    layout = _layout(reader, path)
     config = _read_config(reader, path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     # Built without memory: every parameter is replaced by a stored one.
     with torch.device("meta"):
         model = HybridLM(config)
-    parameters: dict[str, torch.Tensor] = {}
-    for place in tensor_places(config):
-        values = _values(tensors, place.file_name, path)
-        parameters[place.parameter] = values.unsqueeze(1) if place.is_convolution else values
-    if "lower_bounds" in model.state_dict():
-        parameters["lower_bounds"] = _read_lower_bounds(reader, tensors, config, path)
-    if config.tie_embeddings and "lm_head.weight" in model.state_dict():
+    parameters = {
+        place.parameter: place.restore(_values(tensors, place.name, path)).contiguous()
+        for place in layout.placements(config)
+    }
+    expected = model.state_dict()
+    for derivation in layout.derivations(config):
+        parameters[derivation.parameter] = _read_original(
+            reader, tensors, derivation, expected[derivation.parameter].shape, path
+        )
+    if config.tie_embeddings and "lm_head.weight" in expected:
         parameters["lm_head.weight"] = parameters["embeddings.weight"]
     try:
         model.load_state_dict(parameters, assign=True)
@@ -58,8 +58,23 @@ def load_gguf(path: Path | str) -> HybridLM:
 
 def read_tokenizer_json(path: Path | str) -> str | None:
     """The `tokenizer.json` stored in the file, or None."""
-    field = _open(Path(path)).get_field(Keys.Tokenizer.HF_JSON)
-    return None if field is None else str(field.contents())
+    return _text(_open(Path(path)), Keys.Tokenizer.HF_JSON)
+
+
+def read_architecture(path: Path | str) -> str:
+    """The file's `general.architecture`. Raises CheckpointError when it is no GGUF file."""
+    path = Path(path)
+    architecture = _text(_open(path), Keys.General.ARCHITECTURE)
+    if architecture is None:
+        raise CheckpointError(f"'{path}' names no architecture: it is not a model; export one with save_gguf")
+    return architecture
+
+
+def read_config(path: Path | str) -> ModelConfig | None:
+    """The model configuration in a file of ours; None in a file of another tool."""
+    path = Path(path)
+    reader = _open(path)
+    return None if _text(reader, CONFIG_KEY) is None else _read_config(reader, path)
 
 
 def _open(path: Path) -> GGUFReader:
@@ -71,17 +86,22 @@ def _open(path: Path) -> GGUFReader:
         raise CheckpointError(f"'{path}' is not a readable GGUF file ({error}): export it again") from error
 
 
-def _read_config(reader: GGUFReader, path: Path) -> ModelConfig:
+def _layout(reader: GGUFReader, path: Path) -> Layout:
     architecture = _text(reader, Keys.General.ARCHITECTURE)
-    if architecture != ARCHITECTURE:
+    if architecture not in LAYOUTS:
+        known = ", ".join(f"'{name}'" for name in LAYOUTS)
         raise CheckpointError(
-            f"'{path}' has architecture '{architecture}'; this reader knows only '{ARCHITECTURE}': "
-            "run it with llama.cpp instead"
+            f"'{path}' has architecture '{architecture}'; this reader knows {known}: run it with llama.cpp instead"
         )
+    return LAYOUTS[architecture]
+
+
+def _read_config(reader: GGUFReader, path: Path) -> ModelConfig:
     text = _text(reader, CONFIG_KEY)
     if text is None:
         raise CheckpointError(
-            f"'{path}' lacks the metadata '{CONFIG_KEY}': it was written by another tool; export it with save_gguf"
+            f"'{path}' lacks the metadata '{CONFIG_KEY}': it was written by another tool; "
+            "run it with llama.cpp, or export it with save_gguf"
         )
     try:
         return ModelConfig.model_validate_json(text)
@@ -94,7 +114,7 @@ def _text(reader: GGUFReader, key: str) -> str | None:
     return None if field is None else str(field.contents())
 
 
-def _values(tensors: Mapping[str, ReaderTensor], name: str, path: Path) -> torch.Tensor:
+def _values(tensors: Mapping[str, ReaderTensor], name: str, path: Path) -> Tensor:
     """A stored tensor in float32."""
     if name not in tensors:
         raise CheckpointError(f"'{path}' lacks tensor '{name}': export it again")
@@ -103,21 +123,24 @@ def _values(tensors: Mapping[str, ReaderTensor], name: str, path: Path) -> torch
     return torch.from_numpy(values)
 
 
-def _read_lower_bounds(
-    reader: GGUFReader, tensors: Mapping[str, ReaderTensor], config: ModelConfig, path: Path
-) -> torch.Tensor:
-    """The trained lower bounds; the decays llama.cpp uses must follow from them."""
-    field = reader.get_field(LOWER_BOUNDS_KEY)
+def _read_original(
+    reader: GGUFReader, tensors: Mapping[str, ReaderTensor], derivation: Derivation, shape: torch.Size, path: Path
+) -> Tensor:
+    """A parameter kept in the metadata; the tensors llama.cpp uses must follow from it."""
+    field = reader.get_field(derivation.key)
     if field is None:
-        raise CheckpointError(f"'{path}' lacks the metadata '{LOWER_BOUNDS_KEY}': export it with save_gguf")
-    bounds = np.array(field.contents(), np.float32).reshape(config.layer_count, config.width)
-    cumulative = cumulative_lower_bounds(bounds)
-    for index, kind in enumerate(config.mixer_kinds):
-        if kind == "hgrn2":
-            stored = _values(tensors, decay_name(index), path).numpy()
-            if np.abs(stored - (1 - cumulative[index])).max() > _DECAY_TOLERANCE:
-                raise CheckpointError(
-                    f"tensor '{decay_name(index)}' of '{path}' contradicts metadata '{LOWER_BOUNDS_KEY}': "
-                    "one of them was edited; export the file again"
-                )
-    return torch.from_numpy(bounds)
+        raise CheckpointError(f"'{path}' lacks the metadata '{derivation.key}': export it with save_gguf")
+    values = torch.tensor(field.contents(), dtype=torch.float32)
+    if values.numel() != shape.numel():
+        raise CheckpointError(
+            f"metadata '{derivation.key}' of '{path}' has {values.numel()} values, not {shape.numel()}: export it again"
+        )
+    original = values.reshape(shape)
+    for name, derived in derivation.derive(original).items():
+        stored = _values(tensors, name, path)
+        if not torch.allclose(stored, derived, rtol=_DERIVED_TOLERANCE, atol=_DERIVED_TOLERANCE):
+            raise CheckpointError(
+                f"tensor '{name}' of '{path}' contradicts metadata '{derivation.key}': "
+                "one of them was edited; export the file again"
+            )
+    return original

@@ -32,6 +32,11 @@ def add_tokenizer(writer: GGUFWriter, path: Path, vocabulary_size: int, end_of_t
             f"tokenizer '{path}' is a {document['model'].get('type')} model; GGUF export knows byte-level BPE: "
             "train one, or export without a tokenizer"
         )
+    if document.get("normalizer") is not None:
+        raise ConfigurationError(
+            f"tokenizer '{path}' normalizes text ({document['normalizer'].get('type')}), which llama.cpp's byte-level "
+            "BPE does not: train without a normalizer, or export without a tokenizer"
+        )
     tokens, types = _tokens(document, vocabulary_size, path)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer_name(document, path))

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model import CheckpointError, ConfigurationError, HybridLM, ModelConfig, preset
 from model.exports.gguf import GGUFFormat, load_gguf, quantize, read_tokenizer_json, save_gguf, tensor_types
-from model.exports.gguf.ggml import _library_path, block_size
+from model.exports.gguf.ggml import block_size
 from model.exports.gguf.mix import choose_types
+from model.llama_cpp.library import Build, library_path
 
 Q4, Q6, Q8, F32 = (GGMLQuantizationType[name] for name in ("Q4_K", "Q6_K", "Q8_0", "F32"))
 
@@ -189,7 +190,7 @@ def test_ggmls_own_parser_reads_the_file(model: HybridLM, tmp_path: Path) -> Non
 
     path = tmp_path / "model.gguf"
     types = save_gguf(model, path, "q4_k_m")
-    library = ctypes.CDLL(str(_library_path()))
+    library = ctypes.CDLL(str(library_path(Build.STOCK)))
     library.gguf_init_from_file.restype = ctypes.c_void_p
     library.gguf_init_from_file.argtypes = [ctypes.c_char_p, Parameters]
     library.gguf_get_n_tensors.restype = ctypes.c_int64
@@ -247,7 +248,7 @@ def test_decays_that_contradict_the_lower_bounds_are_refused(tmp_path: Path) -> 
 def test_only_layers_the_architecture_knows(tmp_path: Path) -> None:
     config = preset("miniature").changed(pattern=("attention",))
     attention = HybridLM(config)
-    with pytest.raises(ConfigurationError, match="no hgrn2 layer"):
+    with pytest.raises(ConfigurationError, match="no recurrent layer"):
         save_gguf(attention, tmp_path / "model.gguf", "f16")
 
 
