@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from model.cache import LayerMemory
 from model.config import ModelConfig
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -36,19 +37,19 @@ class GatedDeltaNet(Mixer):
         super().__init__(config, layer)
         heads, self.key_dim, self.value_dim = _head_shape(config)
         keys, values = heads * self.key_dim, heads * self.value_dim
-        self.q_proj = nn.Linear(config.width, keys, bias=False)
-        self.k_proj = nn.Linear(config.width, keys, bias=False)
-        self.v_proj = nn.Linear(config.width, values, bias=False)
-        self.a_proj = nn.Linear(config.width, heads, bias=False)
-        self.b_proj = nn.Linear(config.width, heads, bias=False)
+        self.q_proj = Linear(config.width, keys, bias=False)
+        self.k_proj = Linear(config.width, keys, bias=False)
+        self.v_proj = Linear(config.width, values, bias=False)
+        self.a_proj = Linear(config.width, heads, bias=False)
+        self.b_proj = Linear(config.width, heads, bias=False)
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.q_conv1d = ShortConvolution(keys, silu=True)
         self.k_conv1d = ShortConvolution(keys, silu=True)
         self.v_conv1d = ShortConvolution(values, silu=True)
-        self.g_proj = nn.Linear(config.width, values, bias=False)
+        self.g_proj = Linear(config.width, values, bias=False)
         self.o_norm = RMSNorm(self.value_dim, config.norm_eps)
-        self.o_proj = nn.Linear(values, config.width, bias=False)
+        self.o_proj = Linear(values, config.width, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -103,10 +104,9 @@ class GatedDeltaNet(Mixer):
     @staticmethod
     def parameter_count(config: ModelConfig) -> int:
         """Seven projections, three convolutions, a decay rate and a time step a head, the output norm."""
-        heads, key_dim, value_dim = _head_shape(config)
-        return (
-            GatedDeltaNet.linear_parameter_count(config) + CONVOLUTION_TAPS * _channels(config) + 2 * heads + value_dim
-        )
+        heads, _, value_dim = _head_shape(config)
+        small = CONVOLUTION_TAPS * _channels(config) + 2 * heads + value_dim
+        return GatedDeltaNet.linear_parameter_count(config) + small
 
     @staticmethod
     def linear_parameter_count(config: ModelConfig) -> int:
