@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from model.cache import Cache
+from model.cache import Cache, SnapshotPolicy
 from model.checkpoints import load, load_config, save
 from model.config import ModelConfig
-from model.errors import CacheError, CheckpointError, ConfigurationError, GenerationError, ModelError
-from model.generation import GREEDY, SamplingConfig, generate, prefill, stream
+from model.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigurationError,
+    GenerationCancelled,
+    GenerationError,
+    ModelError,
+)
+from model.generation import GREEDY, SamplingConfig, generate, prefill, resume, rewind, stream
 from model.language_model import HybridLM
 from model.presets import PRESETS, preset
 from model.sizing import cache_size, parameter_count, training_flops_per_token
@@ -18,11 +25,13 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "ConfigurationError",
+    "GenerationCancelled",
     "GenerationError",
     "HybridLM",
     "ModelConfig",
     "ModelError",
     "SamplingConfig",
+    "SnapshotPolicy",
     "cache_size",
     "generate",
     "load",
@@ -30,6 +39,8 @@ __all__ = [
     "parameter_count",
     "prefill",
     "preset",
+    "resume",
+    "rewind",
     "save",
     "stream",
     "training_flops_per_token",

@@ -19,3 +19,7 @@ class CacheError(ModelError):
 
 class GenerationError(ModelError, ValueError):
     """A generation request that cannot be served."""
+
+
+class GenerationCancelled(ModelError):
+    """Reading a prompt was ended by its caller."""

@@ -204,7 +204,7 @@ class Cache:
         for cache in caches:
             if problem := shape_difference(first.config, cache.config):
                 raise CacheError(f"caches of different models cannot be joined ({problem})")
-            if not cache.length:
+            if cache._seen is None:
                 raise CacheError("a cache that has seen no tokens cannot be joined to others: read a prompt into it")
             if cache._kind() != first._kind():
                 raise CacheError("caches on different devices or of different dtypes cannot be joined: use Cache.to")
@@ -376,7 +376,8 @@ def _with_room(held: Tensor | None, new: Tensor, dim: int, length: int, end: int
         return held
     shape = list(new.shape)
     shape[dim] = max(end, _FIRST_CAPACITY, 0 if held is None else 2 * held.shape[dim])
-    room = torch.empty(shape, dtype=new.dtype if held is None else held.dtype, device=new.device)
+    # Zeros, because shorter rows' attention gives what lies behind them the weight zero, and zero times NaN is NaN.
+    room = torch.zeros(shape, dtype=new.dtype if held is None else held.dtype, device=new.device)
     if held is not None:
         room.narrow(dim, 0, length).copy_(held.narrow(dim, 0, length))
     return room
@@ -387,7 +388,7 @@ def _joined(buffers: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
     first = buffers[0]
     capacity = max(_FIRST_CAPACITY, max(lengths) * 5 // 4)
     shape = [sum(part.shape[0] for part in buffers), first.shape[1], capacity, *first.shape[3:]]
-    result = torch.empty(shape, dtype=first.dtype, device=first.device)
+    result = torch.zeros(shape, dtype=first.dtype, device=first.device)
     row = 0
     for part, length in zip(buffers, lengths, strict=True):
         result[row : row + part.shape[0], :, :length] = part[:, :, :length]

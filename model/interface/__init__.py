@@ -10,9 +10,10 @@ from model.interface.contract import (
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    TextPiece,
     TextScore,
 )
-from model.interface.opening import open_model
+from model.interface.opening import Runtime, open_model
 
 __all__ = [
     "Completion",
@@ -21,6 +22,8 @@ __all__ = [
     "ModelFormat",
     "ModelInfo",
     "ModelInterface",
+    "Runtime",
+    "TextPiece",
     "TextScore",
     "open_model",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +29,13 @@ class GenerationSettings(_Value):
 
     maximum_new_tokens: int = Field(default=64, ge=1, description="tokens to write, at most")
     sampling: SamplingConfig = Field(default=GREEDY, description="greedy by default")
+    stop_texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="the text ends before the first of these that the model writes"
+    )
+    log_probabilities: bool = Field(default=False, description="report the log-probability of each new token")
 
+
+Settings = GenerationSettings | Sequence[GenerationSettings]
 
 GREEDY_SETTINGS = GenerationSettings()
 
@@ -39,7 +46,17 @@ class Completion(_Value):
     text: str = Field(description="the continuation, without the prompt")
     prompt_tokens: int
     new_tokens: int
-    finished: bool = Field(description="the model ended the text itself; false when it ran out of tokens")
+    finished: bool = Field(description="the model ended the text or wrote a stop text; false when it ran out of tokens")
+    log_probabilities: list[float] | None = Field(
+        default=None, description="natural logarithm of each new token's probability, if asked for"
+    )
+
+
+class TextPiece(NamedTuple):
+    """Text as it is written after one of several prompts."""
+
+    prompt: int  # the prompt's place
+    text: str
 
 
 class TextScore(_Value):
@@ -78,12 +95,24 @@ class ModelInterface(ABC):
     """One model, ready to use. Raises GenerationError for requests it cannot serve."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[str], settings: GenerationSettings = GREEDY_SETTINGS) -> list[Completion]:
-        """Continue each prompt; an empty prompt starts a document."""
+    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+        """Continue each prompt; an empty prompt starts a document. Settings are for all prompts, or one each."""
 
     @abstractmethod
-    def stream(self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS) -> Iterator[str]:
-        """Continue one prompt, piece by piece; the pieces together are what `generate` returns."""
+    def stream_batch(
+        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+    ) -> Iterator[TextPiece]:
+        """Continue all prompts side by side, piece by piece; a prompt's pieces together are what `generate` returns.
+
+        Closing the iterator, or `cancel` returning true before a step, ends the work.
+        """
+
+    def stream(
+        self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+    ) -> Iterator[str]:
+        """`stream_batch` of one prompt."""
+        for piece in self.stream_batch([prompt], settings, cancel):
+            yield piece.text
 
     @abstractmethod
     def score(self, texts: Sequence[str]) -> list[TextScore]:

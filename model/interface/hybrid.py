@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from model.cache import NO_SNAPSHOTS
 from model.errors import GenerationError
-from model.generation import generate, stream
+from model.generation import FinishReason, GeneratedSequence, GenerationRequest, stream_requests
 from model.interface.contract import (
     GREEDY_SETTINGS,
     Completion,
@@ -20,14 +21,17 @@ from model.interface.contract import (
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    Settings,
+    TextPiece,
     TextScore,
 )
+from model.interface.written_text import WrittenText, cut
 from model.language_model import HybridLM
 from model.sizing import parameter_count
 
-_REPLACEMENT = "\ufffd"
-#: Logits of one piece are vocabulary x this many floats.
-_SCORED_PIECE_TOKENS = 512
+#: Tokens scored in one forward pass, and floats of their logits (256 MiB), at most.
+_SCORED_TOKENS = 2048
+_SCORED_LOGITS = 1 << 26
 
 
 class HybridInterface(ModelInterface):
@@ -42,53 +46,45 @@ class HybridInterface(ModelInterface):
         self._format = model_format
         self._file_bytes = file_bytes
 
-    def generate(self, prompts: Sequence[str], settings: GenerationSettings = GREEDY_SETTINGS) -> list[Completion]:
-        """Prompts of equal length run as one batch; the answers come in the prompts' order."""
-        encoded = [self._encode(prompt) for prompt in prompts]
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for index, ids in enumerate(encoded):
-            by_length[len(ids)].append(index)
-        completions: dict[int, Completion] = {}
-        for length, indices in by_length.items():
-            rows = generate(
-                self.model,
-                [encoded[index] for index in indices],
-                settings.maximum_new_tokens,
-                settings.sampling,
-                stop_tokens=(self._separator,),
-            )
-            for index, row in zip(indices, rows, strict=True):
-                completions[index] = self._completion(length, row)
-        return [completions[index] for index in range(len(prompts))]
+    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+        """All prompts run side by side, whatever their lengths; the answers come in the prompts' order."""
+        wanted = _one_each(settings, len(prompts))
+        _, requests = self._requests(prompts, wanted)
+        sequences = [GeneratedSequence() for _ in requests]
+        asked = any(one.log_probabilities for one in wanted)
+        for new in stream_requests(self.model, requests, log_probabilities=asked):
+            sequences[new.row].add(new)
+        return [self._completion(*row) for row in zip(requests, sequences, wanted, strict=True)]
 
-    def stream(self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS) -> Iterator[str]:
-        """A piece is held back while its last character is incomplete."""
-        steps = stream(
-            self.model,
-            self._encode(prompt),
-            settings.maximum_new_tokens,
-            settings.sampling,
-            stop_tokens=(self._separator,),
-        )
-        ids: list[int] = []
-        given = ""
-        for (token,) in steps:
-            if token == self._separator:
-                break
-            ids.append(token)
-            text = self._decode(ids)
-            # Bytes of one character come in several tokens; a bad byte in the middle stays as it is.
-            whole = text.rstrip(_REPLACEMENT) if text.endswith(_REPLACEMENT) else text
-            if len(whole) > len(given):
-                yield whole[len(given) :]
-                given = whole
-        rest = self._decode(ids)[len(given) :]
-        if rest:
-            yield rest
+    def stream_batch(
+        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+    ) -> Iterator[TextPiece]:
+        """A piece is held back while its last character is incomplete, or may begin a stop text."""
+        texts, requests = self._requests(prompts, _one_each(settings, len(prompts)))
+        for new in stream_requests(self.model, requests, cancel=cancel):
+            text = texts[new.row].take()
+            if new.finish is not None:
+                text += texts[new.row].rest()
+            if text:
+                yield TextPiece(new.row, text)
 
+    @torch.no_grad()
     def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Each text is scored as a document of its own, its first token given the separator."""
-        return [self._score_one(text) for text in texts]
+        """Each text is scored as a document of its own, its first token given the separator.
+
+        Texts of like length go through the model together, padded on the right, where nothing looks.
+        """
+        rows = [self._encode(text) for text in texts]
+        limit = self.model.config.maximum_context
+        if (longest := max(map(len, rows), default=0)) > limit:
+            raise GenerationError(
+                f"a text of {longest} tokens is over the model's maximum_context of {limit}: score it in parts"
+            )
+        scores: dict[int, list[float]] = {}
+        for group in _groups([len(row) for row in rows], self._piece_tokens()):
+            found = self._score_group([rows[index] for index in group])
+            scores |= dict(zip(group, found, strict=True))
+        return [self._text_score(text, rows[index], scores[index]) for index, text in enumerate(texts)]
 
     def info(self) -> ModelInfo:
         """Format, size and shape."""
@@ -107,7 +103,7 @@ class HybridInterface(ModelInterface):
         started = time.perf_counter()
         try:
             with torch.no_grad():
-                logits = self.model(torch.tensor([[self._separator]]), logits_for="last")
+                logits = self.model(torch.tensor([[self._separator]], device=self._device), logits_for="last")
             finite = bool(torch.isfinite(logits).all())
             problem = "" if finite else "the model's output is not finite: its weights are damaged"
         except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, whatever it is
@@ -121,32 +117,86 @@ class HybridInterface(ModelInterface):
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _completion(self, prompt_tokens: int, row: list[int]) -> Completion:
-        finished = bool(row) and row[-1] == self._separator
+    def _requests(
+        self, prompts: Sequence[str], settings: Sequence[GenerationSettings]
+    ) -> tuple[list[WrittenText], list[GenerationRequest]]:
+        texts = [WrittenText(self._decode, one.stop_texts) for one in settings]
+        requests = [
+            GenerationRequest(
+                self._encode(prompt),
+                one.maximum_new_tokens,
+                one.sampling,
+                stop_tokens=(self._separator,),
+                stop_when=_watch(text),
+            )
+            for prompt, one, text in zip(prompts, settings, texts, strict=True)
+        ]
+        return texts, requests
+
+    def _completion(
+        self, request: GenerationRequest, sequence: GeneratedSequence, settings: GenerationSettings
+    ) -> Completion:
+        tokens = sequence.tokens
+        ended = bool(tokens) and tokens[-1] == self._separator
         return Completion(
-            text=self._decode(row[:-1] if finished else row),
-            prompt_tokens=prompt_tokens,
-            new_tokens=len(row),
-            finished=finished,
+            text=cut(self._decode(tokens[:-1] if ended else tokens), settings.stop_texts),
+            prompt_tokens=len(request.prompt),
+            new_tokens=len(tokens),
+            finished=sequence.finish is FinishReason.STOP,
+            log_probabilities=sequence.log_probabilities if settings.log_probabilities else None,
         )
 
-    @torch.no_grad()
-    def _score_one(self, text: str) -> TextScore:
-        ids = self._encode(text)
-        limit = self.model.config.maximum_context
-        if len(ids) > limit:
-            raise GenerationError(
-                f"a text of {len(ids)} tokens is over the model's maximum_context of {limit}: score it in parts"
-            )
-        inputs, targets = torch.tensor([ids[:-1]]), torch.tensor(ids[1:])
-        cache = self.model.new_cache()
-        scores: list[float] = []
-        for piece in range(0, len(targets), _SCORED_PIECE_TOKENS):
-            span = slice(piece, piece + _SCORED_PIECE_TOKENS)
-            logits = self.model(inputs[:, span], cache=cache)[0].float()
-            chosen = logits.log_softmax(dim=-1).gather(-1, targets[span, None])
-            scores += chosen.squeeze(-1).tolist()
+    def _piece_tokens(self) -> int:
+        return max(1, min(_SCORED_TOKENS, _SCORED_LOGITS // self.model.config.vocabulary_size))
+
+    def _score_group(self, rows: Sequence[list[int]]) -> list[list[float]]:
+        """Log-likelihoods of each row's tokens but the first; rows are padded to the longest."""
+        width = max(map(len, rows))
+        padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
+        cache = self.model.new_cache(NO_SNAPSHOTS)
+        found: list[Tensor] = []
+        for inputs, targets in zip(
+            *(part.split(self._piece_tokens(), dim=1) for part in (padded[:, :-1], padded[:, 1:])), strict=True
+        ):
+            if inputs.shape[1]:
+                logits = self.model(inputs, cache=cache).float()
+                found.append(logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1))
+        table: list[list[float]] = torch.cat(found, dim=1).tolist() if found else [[] for _ in rows]
+        return [scores[: len(row) - 1] for scores, row in zip(table, rows, strict=True)]
+
+    def _text_score(self, text: str, ids: list[int], scores: list[float]) -> TextScore:
         if not all(map(math.isfinite, scores)):
             raise GenerationError("the model gave a likelihood that is not finite: its weights are damaged")
         tokens = [str(self.tokenizer.id_to_token(token)) for token in ids[1:]]
         return TextScore(tokens=tokens, log_likelihoods=scores, text_bytes=len(text.encode()))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.embeddings.weight.device
+
+
+def _one_each(settings: Settings, count: int) -> list[GenerationSettings]:
+    each = [settings] * count if isinstance(settings, GenerationSettings) else list(settings)
+    if len(each) != count:
+        raise GenerationError(f"{len(each)} settings for {count} prompts: give one each, or one for all")
+    return each
+
+
+def _watch(text: WrittenText) -> Callable[[Sequence[int]], bool]:
+    def stopped(tokens: Sequence[int]) -> bool:
+        text.add(tokens[-1])
+        return text.stopped
+
+    return stopped
+
+
+def _groups(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Places of rows alike in length, together at most `limit` tokens when padded; a longer row alone."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if group and (len(group) + 1) * lengths[group[0]] > limit:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group

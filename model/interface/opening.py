@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from enum import StrEnum
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load
 from model.errors import CheckpointError
-from model.exports.gguf import load_gguf, read_tokenizer_json
+from model.exports.gguf import load_gguf, read_architecture, read_config, read_tokenizer_json
 from model.interface.contract import ModelFormat, ModelInterface
 from model.interface.hybrid import HybridInterface
+from model.interface.llama_cpp import LlamaCodec, LlamaInterface, TokenizerCodec
 from model.language_model import HybridLM
+from model.llama_cpp import LlamaModel, available_builds, build_for
 from model.quantization import WEIGHTS_FILE as INT8_WEIGHTS_FILE
 from model.quantization import load_int8
 
@@ -20,15 +24,32 @@ TOKENIZER_FILE = "tokenizer.json"
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
 
-def open_model(path: str | Path, tokenizer_path: str | Path | None = None) -> ModelInterface:
+_log = logging.getLogger(__name__)
+
+
+class Runtime(StrEnum):
+    """What computes."""
+
+    TORCH = "torch"
+    LLAMA_CPP = "llama.cpp"
+
+
+def open_model(
+    path: str | Path, tokenizer_path: str | Path | None = None, runtime: Runtime | str | None = None
+) -> ModelInterface:
     """Open a checkpoint directory, an int8 directory or a GGUF file; a weights file means its directory.
 
     The tokenizer is the one given, else `tokenizer.json` beside the weights or one directory up,
-    else the one stored in the GGUF file. Raises CheckpointError when the path holds no model, more
-    than one, or no tokenizer is found.
+    else the one stored in the GGUF file. runtime: by default llama.cpp for GGUF files where a build for
+    their architecture is installed, else torch. Raises CheckpointError when the path holds no model,
+    more than one, or no tokenizer is found; ModelError when the runtime asked for is not installed.
     """
     model_format, weights = detect(Path(path))
-    tokenizer = _open_tokenizer(model_format, weights, None if tokenizer_path is None else Path(tokenizer_path))
+    given = None if tokenizer_path is None else Path(tokenizer_path)
+    chosen = _runtime(model_format, weights, runtime)
+    if chosen is Runtime.LLAMA_CPP:
+        return _open_in_llama_cpp(weights, given)
+    tokenizer = _open_tokenizer(model_format, weights, given)
     model = _load(model_format, weights)
     return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, weights.stat().st_size)
 
@@ -53,6 +74,32 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
         names = ", ".join(file.name for _, file in found)
         raise CheckpointError(f"'{path}' holds several models ({names}): name one of these files")
     return found[0]
+
+
+def _runtime(model_format: ModelFormat, weights: Path, wanted: Runtime | str | None) -> Runtime:
+    if model_format is not ModelFormat.GGUF:
+        if wanted is not None and Runtime(wanted) is not Runtime.TORCH:
+            raise CheckpointError(
+                f"'{weights}' is no GGUF file, and {wanted} runs only those: export it with save_gguf"
+            )
+        return Runtime.TORCH
+    if wanted is not None:
+        return Runtime(wanted)
+    build = build_for(read_architecture(weights))
+    if build in available_builds():
+        return Runtime.LLAMA_CPP
+    _log.info("'%s' runs in torch: it needs the %s build of llama.cpp, which is not installed", weights, build)
+    return Runtime.TORCH
+
+
+def _open_in_llama_cpp(weights: Path, given_tokenizer: Path | None) -> LlamaInterface:
+    model = LlamaModel(weights, build_for(read_architecture(weights)))
+    config = read_config(weights)
+    # A file of another tool has only llama.cpp's form of its tokenizer.
+    if config is None and given_tokenizer is None and model.has_tokenizer:
+        return LlamaInterface(model, LlamaCodec(model))
+    tokenizer = _open_tokenizer(ModelFormat.GGUF, weights, given_tokenizer)
+    return LlamaInterface(model, TokenizerCodec(tokenizer, _separator(tokenizer)), config)
 
 
 def _load(model_format: ModelFormat, weights: Path) -> HybridLM:

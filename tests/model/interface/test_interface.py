@@ -63,7 +63,7 @@ def test_scoring_in_pieces_equals_scoring_at_once(files: Path, monkeypatch: pyte
     model = open_model(files / "fp32")
     text = "the quick brown fox " * 10
     at_once = model.score([text])[0]
-    monkeypatch.setattr("model.interface.hybrid._SCORED_PIECE_TOKENS", 7)
+    monkeypatch.setattr("model.interface.hybrid._SCORED_TOKENS", 7)
     assert model.score([text])[0].log_likelihoods == pytest.approx(at_once.log_likelihoods, abs=1e-4)
 
 
