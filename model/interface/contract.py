@@ -17,7 +17,10 @@ class ModelFormat(StrEnum):
 
     FLOAT32 = "fp32"
     INT8 = "int8"
+    INT4 = "int4"
     GGUF = "gguf"
+    ONNX = "onnx"
+    ONNX_INT8 = "onnx-int8"
 
 
 class _Value(BaseModel):
