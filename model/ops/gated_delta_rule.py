@@ -1,16 +1,37 @@
-"""The gated delta rule (the recurrence inside Gated DeltaNet) in chunks.
+"""The gated delta rule (the recurrence inside Gated DeltaNet) in chunks, with a hand-written backward.
 
-`S_t = exp(g_t) S_{t-1} + beta_t k_t (v_t - exp(g_t) k_t S_{t-1})^T`, `o_t = scale * q_t S_t`
+`S_t = a_t S_{t-1} + beta_t k_t (v_t - a_t k_t S_{t-1})^T`, `o_t = scale * q_t S_t`, `a_t = exp(g_t)` a scalar a head
 (Yang et al. 2024, arXiv:2412.06464, eq. 10): the state forgets, then corrects what it stores under the key.
+
+Within a chunk let `D_ij = a_{j+1} ... a_i` for `j <= i` and zero above, `e_i = a_1 ... a_i` and `d_j = D_{last,j}`.
+With `S` the state before the chunk and `S'` after it (section 3.3 there; Bischof & Van Loan's WY form),
+
+    L  = tril(beta k k^T * D, -1)                   what a token reads of corrections made earlier in the chunk
+    T  = (I + L)^-1
+    R  = T (beta v - beta e k S)                    the corrections written
+    o  = (q k^T * D) R + e q S
+    S' = e_last S + (d k)^T R
+
+`D` is made by multiplying rows, not from differences of a running sum: no exponent can overflow, a weak decay
+behind a strong one keeps all its digits, and a document boundary is nothing but a decay of zero. `T` is found by
+forward substitution in blocks; the product form `(I - L)(I + L^2)(I + L^4)...` loses every digit when keys are alike.
+
+The backward needs no gradient of an inverse: with `dR` the gradient of the corrections and `Y = T^T dR`, the
+gradient of `L` is `-Y R^T` and that of `beta v` is `Y`. The gradient of `g` at a token sums over what decays there and
+nothing else, so that strong decays leave it its digits.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
 CHUNK_SIZE = 64
+# Diagonal blocks of `I + L` that are inverted row by row; larger ones are put together from these.
+INVERSE_BLOCK = 16
 # flash-linear-attention's: keeps the direction of a vector of zeros finite.
 L2_NORM_EPS = 1e-6
 
@@ -35,38 +56,12 @@ def chunk_gated_delta_rule(
     Computes in float32 whatever the inputs or autocast say; the output has the query's dtype.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    batch, time, heads, key_dim = query.shape
     with torch.autocast(query.device.type, enabled=False):
-        decay = log_decay.float().exp()
-        if document_starts is not None:
-            decay = decay.masked_fill(document_starts.unsqueeze(-1), 0.0)
-        missing = -time % CHUNK_SIZE
-        queries, keys, values, betas = (
-            functional.pad(part.float(), (0, 0, 0, 0, 0, missing)).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4)
-            for part in (query, key, value, beta.unsqueeze(-1))
-        )
-        decays = functional.pad(decay, (0, 0, 0, missing), value=1.0).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2)
-        rows = [functional.one_hot(torch.tensor(0), CHUNK_SIZE).to(decays).expand_as(decays)]
-        for step in range(1, CHUNK_SIZE):
-            unit = functional.one_hot(torch.tensor(step), CHUNK_SIZE).to(decays)
-            rows.append(rows[-1] * decays[..., step : step + 1] + unit)
-        between = torch.stack(rows, dim=-2)
-        since_start = decays.cumprod(dim=-1).unsqueeze(-1)
-        lower = (betas * between * (keys @ keys.transpose(-1, -2))).tril(-1)
-        right = torch.cat([betas * values, betas * since_start * keys], dim=-1)
-        solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-        own, removed = solved.split([value.shape[-1], key_dim], dim=-1)
-        scores = between * (queries @ keys.transpose(-1, -2))
-        state = (
-            initial_state.float() if initial_state is not None else own.new_zeros(batch, heads, key_dim, own.shape[-1])
-        )
-        outputs = []
-        for index in range(own.shape[0]):
-            written = own[index] - removed[index] @ state
-            outputs.append(since_start[index] * (queries[index] @ state) + scores[index] @ written)
-            kept = keys[index] * between[index, ..., -1, :].unsqueeze(-1)
-            state = state * since_start[index, ..., -1:, :] + kept.transpose(-1, -2) @ written
-        output = scale * torch.stack(outputs).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :time]
+        parts = tuple(part.float() for part in (query, key, value, log_decay, beta))
+        if initial_state is None:
+            batch, _, heads, key_dim = query.shape
+            initial_state = parts[0].new_zeros(batch, heads, key_dim, value.shape[-1])
+        output, state = _ChunkedForm.apply(*parts, initial_state.float(), document_starts, scale)
     return output.to(query.dtype), state
 
 
@@ -98,5 +93,250 @@ def step_gated_delta_rule(
 
 def l2_normalised(heads: Tensor) -> Tensor:
     """`x / sqrt(sum(x^2) + eps)` over the last dimension, in float32 (fla's `l2norm`)."""
-    heads = heads.float()
-    return heads * (heads.square().sum(dim=-1, keepdim=True) + L2_NORM_EPS).rsqrt()
+    normalised: Tensor = _L2Normalised.apply(heads.float())
+    return normalised
+
+
+class _ChunkedForm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        log_decay: Tensor,
+        beta: Tensor,
+        initial_state: Tensor,
+        document_starts: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        time = query.shape[1]
+        between, since_start = _decays(log_decay, document_starts)
+        queries = _chunk_major(query).mul_(scale)
+        keys = _chunk_major(key)
+        weights = beta.unsqueeze(-1)
+        weighted_keys = _chunk_major(key, weights)
+
+        transposed_keys = keys.transpose(-1, -2)
+        scores = torch.matmul(queries, transposed_keys).mul_(between)
+        overlaps = torch.matmul(weighted_keys, transposed_keys).mul_(between)
+        inverse = unit_lower_inverse(overlaps)
+        removed = inverse @ (weighted_keys * since_start)
+        written = inverse @ _chunk_major(value, weights)
+        kept_keys = keys * between[..., -1, :].unsqueeze(-1)
+        states = _scan(initial_state, since_start[..., -1:, :], removed, written, kept_keys)
+
+        outputs = (queries * since_start) @ states[:-1]
+        _add_product(outputs, scores, written)
+        ctx.save_for_backward(
+            value,
+            beta,
+            document_starts,
+            queries,
+            keys,
+            weighted_keys,
+            between,
+            since_start,
+            scores,
+            overlaps,
+            inverse,
+            removed,
+            written,
+            states,
+        )
+        ctx.scale = scale
+        return _time_major(outputs, time), states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        value, beta, document_starts, queries, keys, weighted_keys, *rest = ctx.saved_tensors
+        between, since_start, scores, overlaps, inverse, removed, written, states = rest
+        time = value.shape[1]
+        to_last = between[..., -1, :].unsqueeze(-1)
+
+        grads = _chunk_major(grad_output.float())
+        grad_written = scores.transpose(-1, -2) @ grads
+        grad_states = _scan_backward(
+            grad_state.float(), since_start[..., -1:, :], removed, grad_written, keys * to_last,
+            (queries * since_start).transpose(-1, -2) @ grads,
+        )  # fmt: skip
+        grad_targets = inverse.transpose(-1, -2) @ grad_written
+
+        transposed = written.transpose(-1, -2)
+        grad_scores, grad_overlaps = grads @ transposed, grad_targets @ transposed
+        pairs = (grad_scores * scores).addcmul_(grad_overlaps, overlaps, value=-1.0)
+        grad_scores.mul_(between)
+        grad_overlaps.mul_(between).diagonal(dim1=-2, dim2=-1).zero_()
+
+        old = states[:-1].transpose(-1, -2)
+        from_state, removed_from_state = (grads @ old).mul_(since_start), (grad_targets @ old).mul_(since_start)
+        to_state = (written @ grad_states[1:].transpose(-1, -2)).mul_(to_last)
+        reads = (queries * from_state).addcmul_(weighted_keys, removed_from_state, value=-1.0).sum(dim=-1)
+        carried = torch.linalg.vecdot(grad_states[1:].flatten(-2), states[:-1].flatten(-2)) * since_start[..., -1, 0]
+        grad_decay = _decay_gradient(pairs, reads, (keys * to_state).sum(dim=-1), carried)
+
+        grad_query = from_state
+        _add_product(grad_query, grad_scores, keys)
+        grad_row = removed_from_state
+        _add_product(grad_row, grad_overlaps, keys)
+        grad_key = to_state
+        _add_product(grad_key, grad_scores.transpose(-1, -2), queries)
+        _add_product(grad_key, grad_overlaps.transpose(-1, -2), weighted_keys, factor=-1.0)
+
+        grad_beta = _time_major((keys * grad_row).sum(dim=-1, keepdim=True), time).neg_()
+        by_time = _time_major(grad_targets, time)
+        grad_beta.squeeze_(-1).add_(torch.linalg.vecdot(value, by_time))
+        grad_decay = _time_major(grad_decay.unsqueeze(-1), time).squeeze(-1)
+        if document_starts is not None:
+            grad_decay = grad_decay.masked_fill(document_starts.unsqueeze(-1), 0.0)
+        weights = beta.unsqueeze(-1)
+        return (
+            _time_major(grad_query, time).mul_(ctx.scale),
+            _time_major(grad_key, time).addcmul_(_time_major(grad_row, time), weights, value=-1.0),
+            by_time.mul_(weights),
+            grad_decay,
+            grad_beta,
+            grad_states[0],
+            None,
+            None,
+        )
+
+
+def _decays(log_decay: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`D` `[chunks, batch, heads, chunk, chunk]` and `e` `[chunks, batch, heads, chunk, 1]`."""
+    decay = log_decay.exp()
+    if document_starts is not None:
+        decay.masked_fill_(document_starts.unsqueeze(-1), 0.0)
+    decay = _chunk_major(decay.unsqueeze(-1), padding=1.0)
+    between = decay.new_zeros(*decay.shape[:-1], CHUNK_SIZE)
+    between.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    for row in range(1, CHUNK_SIZE):
+        torch.mul(between[..., row - 1, :row], decay[..., row, :], out=between[..., row, :row])
+    return between, decay.cumprod(dim=-2)
+
+
+def unit_lower_inverse(matrices: Tensor) -> Tensor:
+    """`(I + tril(M, -1))^-1` of `[..., size, size]`, by forward substitution; `size` is `INVERSE_BLOCK` times 2^n.
+
+    Blocks on the diagonal row by row, all at once; then pairs of neighbours, `[[A, 0], [B, C]]` to
+    `[[A^-1, 0], [-C^-1 B A^-1, C^-1]]`, until one is left. As exact as a triangular solve, and only products.
+    """
+    size, lead = matrices.shape[-1], matrices.shape[:-2]
+    inverse = torch.zeros_like(matrices)
+    _invert_blocks(_diagonal_blocks(matrices, INVERSE_BLOCK), _diagonal_blocks(inverse, INVERSE_BLOCK))
+    block = INVERSE_BLOCK
+    while block < size:
+        pairs, inverses = _diagonal_blocks(matrices, 2 * block), _diagonal_blocks(inverse, 2 * block)
+        upper, lower = inverses[..., :block, :block], inverses[..., block:, block:]
+        inverses[..., block:, :block] = (lower @ (pairs[..., block:, :block] @ upper)).neg_()
+        block *= 2
+    return inverse.view(*lead, size, size)
+
+
+def _diagonal_blocks(matrices: Tensor, block: int) -> Tensor:
+    """A view `[..., size / block, block, block]` of the blocks on the diagonal."""
+    count = matrices.shape[-1] // block
+    blocks = matrices.unflatten(-1, (count, block)).unflatten(-3, (count, block))
+    return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def _invert_blocks(blocks: Tensor, inverses: Tensor) -> None:
+    """Row i of an inverse is `e_i - sum_{j<i} M_ij row_j`; blocks lie innermost, so that rows are long."""
+    size = blocks.shape[-1]
+    lead = blocks.shape[:-2]
+    lower = blocks.movedim((-2, -1), (0, 1)).reshape(size, size, -1)
+    rows = torch.zeros_like(lower)
+    rows.diagonal().fill_(1.0)
+    for row in range(1, size):
+        torch.sum(lower[row, :row, None] * rows[:row, :row], dim=0, out=rows[row, :row]).neg_()
+    inverses.copy_(rows.view(size, size, *lead).movedim((0, 1), (-2, -1)))
+
+
+def _scan(initial_state: Tensor, over_chunk: Tensor, removed: Tensor, written: Tensor, kept_keys: Tensor) -> Tensor:
+    """All states `[chunks + 1, batch, heads, key_dim, value_dim]`; `written` becomes the corrections, in place."""
+    states = written.new_empty(written.shape[0] + 1, *initial_state.shape)
+    states[0] = initial_state
+    flat = states.flatten(1, 2)
+    removed, kept_keys = removed.flatten(1, 2), kept_keys.flatten(1, 2).transpose(-1, -2)
+    for index, corrections in enumerate(written.flatten(1, 2)):
+        corrections.baddbmm_(removed[index], flat[index], alpha=-1.0)
+        torch.mul(states[index], over_chunk[index], out=states[index + 1])
+        flat[index + 1].baddbmm_(kept_keys[index], corrections)
+    return states
+
+
+def _scan_backward(
+    grad_state: Tensor, over_chunk: Tensor, removed: Tensor, grad_written: Tensor, kept_keys: Tensor, grad_reads: Tensor
+) -> Tensor:
+    """Gradients of all states; `grad_written` is completed in place by what later states say.
+
+    `grad_reads[n]` is the gradient of state n from the outputs of its own chunk.
+    """
+    grads = grad_reads.new_empty(grad_reads.shape[0] + 1, *grad_state.shape)
+    grads[-1] = grad_state
+    flat = grads.flatten(1, 2)
+    removed, kept_keys, grad_written = (part.flatten(1, 2) for part in (removed, kept_keys, grad_written))
+    for index in range(grad_reads.shape[0] - 1, -1, -1):
+        grad_written[index].baddbmm_(kept_keys[index], flat[index + 1])
+        torch.addcmul(grad_reads[index], grads[index + 1], over_chunk[index], out=grads[index])
+        flat[index].baddbmm_(removed[index].transpose(-1, -2), grad_written[index], alpha=-1.0)
+    return grads
+
+
+def _decay_gradient(pairs: Tensor, reads: Tensor, writes: Tensor, carried: Tensor) -> Tensor:
+    """Gradient of `g`, `[chunks, batch, heads, chunk]`: at t the sum over all that passes from before t to t or later.
+
+    `pairs[i, j]` from a token j to a later one i (made use of), `reads[i]` from the old state to i, `writes[j]` from
+    j to the new state, `carried` from the old to the new state.
+    """
+    for row in range(CHUNK_SIZE - 2, 0, -1):
+        pairs[..., row, :row] += pairs[..., row + 1, :row]
+    grad = pairs.tril_(-1).sum(dim=-1)
+    grad += reads.flip(-1).cumsum(dim=-1).flip(-1)
+    grad[..., 1:] += writes.cumsum(dim=-1)[..., :-1]
+    return grad.add_(carried.unsqueeze(-1))
+
+
+def _pad(tensor: Tensor, padding: float) -> Tensor:
+    """`tensor` extended along time to whole chunks."""
+    missing = -tensor.shape[1] % CHUNK_SIZE
+    if missing == 0:
+        return tensor
+    return torch.cat([tensor, tensor.new_full((tensor.shape[0], missing, *tensor.shape[2:]), padding)], dim=1)
+
+
+def _chunk_major(tensor: Tensor, factor: Tensor | None = None, padding: float = 0.0) -> Tensor:
+    """`[batch, time, heads, dim]`, times a factor, to contiguous `[chunks, batch, heads, chunk, dim]`."""
+    source = _pad(tensor, padding).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4)
+    if factor is None:
+        return source.contiguous()
+    result = torch.empty(source.shape, dtype=source.dtype, device=source.device)
+    return torch.mul(source, _pad(factor, 0.0).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4), out=result)
+
+
+def _time_major(tensor: Tensor, time: int) -> Tensor:
+    """The way back of `_chunk_major`, cut to `time`."""
+    return tensor.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :time]
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> None:
+    """`target += factor * left @ right`, in place, over all leading dimensions."""
+    target.flatten(0, 2).baddbmm_(left.flatten(0, 2), right.flatten(0, 2), alpha=factor)
+
+
+class _L2Normalised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)
+        inverse = length.square_().add_(L2_NORM_EPS).rsqrt_()
+        normalised = heads * inverse
+        ctx.save_for_backward(normalised, inverse)
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        normalised, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, normalised).unsqueeze(-1)
+        return torch.addcmul(grad, normalised, along, value=-1.0).mul_(inverse)
