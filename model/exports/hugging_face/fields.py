@@ -24,7 +24,7 @@ class Fields:
         """The `config.json` of a model directory. Raises CheckpointError where there is none."""
         path = directory / CONFIG_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"), object_hook=_decode_float)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is missing: {directory} is not a saved model") from error
         except (OSError, ValueError) as error:
@@ -89,3 +89,9 @@ class Fields:
         return ConfigurationError(
             f"{self.path}: {name} is {json.dumps(value, default=str)}, and this model can only represent {needed}"
         )
+
+
+def _decode_float(values: dict[str, Any]) -> Any:
+    """transformers writes what JSON has no number for as `{"__float__": "Infinity"}`."""
+    tagged = values.get("__float__") if len(values) == 1 else None
+    return float(tagged) if isinstance(tagged, str) else values

@@ -154,9 +154,7 @@ def _refuse_the_unrepresentable(fields: Fields) -> None:
     fields.expect("mamba_proj_bias", False, default=False)
     fields.expect("mamba_conv_bias", True, default=True)
     fields.expect("mamba_d_conv", CONVOLUTION_TAPS, default=4)
-    limit = fields.get("time_step_limit", [0.0, math.inf])
-    if list(map(float, limit)) != [0.0, math.inf]:
-        raise fields.refusal("time_step_limit", limit, "[0, Infinity]")
+    fields.expect("time_step_limit", [0.0, math.inf], default=[0.0, math.inf])
 
 
 def _attention_shape(fields: Fields, width: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Scaled(Place):
 class ZeroCentred(Place):
     """A norm's weight stored as `weight - 1`, for models that multiply by `1 + weight`.
 
-    Without any rounding for weights from 0.5 up; below, and for negative ones, rounded to 2**-25.
+    In float32 exact for weights from 0.5 to 2**24; smaller and negative ones come back within 2**-24 * (1 + |weight|).
     """
 
     def store(self, parameters: Sequence[Tensor]) -> Tensor:
