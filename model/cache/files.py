@@ -28,12 +28,9 @@ class SavedCache:
 
 def write(path: Path, saved: SavedCache) -> None:
     """Write durably, and under the final name only when complete."""
-    metadata = {
-        "format": _FORMAT,
-        "model": json.dumps(saved.model, sort_keys=True),
-        "lengths": json.dumps(saved.lengths),
-        "snapshots": json.dumps(saved.snapshots),
-    }
+    # In one entry: the format keeps several in no certain order, and equal caches shall be equal files.
+    description = {"model": saved.model, "lengths": saved.lengths, "snapshots": saved.snapshots}
+    metadata = {_FORMAT: json.dumps(description, sort_keys=True)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # Cloned where needed: rows selected twice share their snapshots, which the format does not allow.
@@ -55,14 +52,10 @@ def read(path: Path, device: str) -> SavedCache:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')}, not {_FORMAT}")
+            if _FORMAT not in metadata:
+                raise ValueError(f"its header has no {_FORMAT}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return SavedCache(
-            model=json.loads(metadata["model"]),
-            lengths=json.loads(metadata["lengths"]),
-            snapshots=json.loads(metadata["snapshots"]),
-            tensors=tensors,
-        )
+        description = json.loads(metadata[_FORMAT])
+        return SavedCache(description["model"], description["lengths"], description["snapshots"], tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CacheError(f"{path} is not a saved cache ({error}): fill a new one from the prompt") from error
