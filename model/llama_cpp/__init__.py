@@ -9,7 +9,7 @@ Public surface: `Build` and `available_builds`, `LlamaModel` (logits, generation
 
 from model.llama_cpp.library import Build, available_builds, build_for
 from model.llama_cpp.quantizer import quantize_file
-from model.llama_cpp.runtime import KeyValueType, LlamaModel, LlamaSession, Performance
+from model.llama_cpp.runtime import KeyValueType, LlamaModel, LlamaSession, Performance, Step
 
 __all__ = [
     "Build",
@@ -17,6 +17,7 @@ __all__ = [
     "LlamaModel",
     "LlamaSession",
     "Performance",
+    "Step",
     "available_builds",
     "build_for",
     "quantize_file",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from model.llama_cpp.structures import Batch
 PIECE_TOKENS = 512
 _NO_TOKENIZER = 0
 _FLASH_ATTENTION_OFF = 0
-_GROWTH = 2
+_USUAL_PIECE_BYTES = 64
 
 
 class KeyValueType(IntEnum):
@@ -58,6 +58,13 @@ class Performance:
     def new_tokens_per_second(self) -> float:
         """Tokens read one at a time, as generation does."""
         return self.new_tokens / self.new_seconds if self.new_seconds else 0.0
+
+
+class Step(NamedTuple):
+    """One new token, and the logits it was chosen from, [vocabulary]."""
+
+    token: int
+    logits: npt.NDArray[np.float32]
 
 
 class LlamaModel:
@@ -148,16 +155,18 @@ class LlamaModel:
         return list(ids[:count])
 
     def detokenize(self, ids: Sequence[int], special: bool = False) -> bytes:
-        """Bytes that tokens stand for; control tokens are left out unless `special`."""
+        """Bytes that tokens stand for, nothing tidied; control tokens are left out unless `special`."""
         self._require_tokenizer()
-        source = (ctypes.c_int32 * len(ids))(*ids)
-        room = 16 * len(ids) + 16
+        return b"".join(self._piece(token, special) for token in ids)
+
+    def _piece(self, token: int, special: bool) -> bytes:
+        room = _USUAL_PIECE_BYTES
         while True:
             buffer = ctypes.create_string_buffer(room)
-            count = self._functions.llama_detokenize(self._vocabulary, source, len(ids), buffer, room, False, special)
+            count = self._functions.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
-            room = max(-count, _GROWTH * room)
+            room = -count
 
     def session(self, maximum_tokens: int, key_values: KeyValueType = KeyValueType.F16) -> LlamaSession:
         """A memory for one sequence of up to `maximum_tokens`; close it, or use it as a context manager.
@@ -176,28 +185,26 @@ class LlamaModel:
         with self.session(len(tokens), key_values) as session:
             return np.concatenate(list(session.read_all(tokens)))
 
-    def stream(
+    def steps(
         self,
         prompt: Sequence[int],
         maximum_new_tokens: int,
         sampling: SamplingConfig = GREEDY,
-        stop_tokens: Collection[int] = (),
         key_values: KeyValueType = KeyValueType.F16,
-    ) -> Iterator[int]:
-        """New tokens one by one, up to and including the first stop token; chosen as `model.generate` does."""
+    ) -> Iterator[Step]:
+        """New tokens one by one, each chosen as `model.generate` chooses it: the same seed draws the same."""
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        seen = torch.zeros(1, self.vocabulary_size, dtype=torch.bool)
-        seen[0, list(prompt)] = True
         with self.session(len(prompt) + maximum_new_tokens, key_values) as session:
             logits = session.read(prompt)
-            for step in range(maximum_new_tokens):
-                draw = torch.tensor([uniform(seed, step)], dtype=torch.float64)
+            seen = torch.zeros(1, self.vocabulary_size, dtype=torch.bool)
+            seen[0, list(prompt)] = True
+            for position in range(maximum_new_tokens):
+                draw = torch.tensor([uniform(seed, position)], dtype=torch.float64)
                 token = int(sample(torch.from_numpy(logits).unsqueeze(0), sampling, draw, seen))
-                yield token
-                if token in stop_tokens or step + 1 == maximum_new_tokens:
-                    return
-                seen[0, token] = True
-                logits = session.read([token])
+                yield Step(token, logits)
+                if position + 1 < maximum_new_tokens:
+                    seen[0, token] = True
+                    logits = session.read([token])
 
     def generate(
         self,
@@ -207,8 +214,13 @@ class LlamaModel:
         stop_tokens: Collection[int] = (),
         key_values: KeyValueType = KeyValueType.F16,
     ) -> list[int]:
-        """What `stream` yields, as a list."""
-        return list(self.stream(prompt, maximum_new_tokens, sampling, stop_tokens, key_values))
+        """The new tokens, up to and including the first stop token."""
+        tokens: list[int] = []
+        for step in self.steps(prompt, maximum_new_tokens, sampling, key_values):
+            tokens.append(step.token)
+            if step.token in stop_tokens:
+                break
+        return tokens
 
     def _require_tokenizer(self) -> None:
         if not self.has_tokenizer:

@@ -172,10 +172,7 @@ FUNCTIONS: Signatures = {
     "llama_vocab_is_eog": (c_bool, (_POINTER, c_int32)),
     "llama_vocab_get_text": (c_char_p, (_POINTER, c_int32)),
     "llama_tokenize": (c_int32, (_POINTER, c_char_p, c_int32, ctypes.POINTER(c_int32), c_int32, c_bool, c_bool)),
-    "llama_detokenize": (
-        c_int32,
-        (_POINTER, ctypes.POINTER(c_int32), c_int32, ctypes.c_char_p, c_int32, c_bool, c_bool),
-    ),
+    "llama_token_to_piece": (c_int32, (_POINTER, c_int32, ctypes.c_char_p, c_int32, c_int32, c_bool)),
 }
 
 #: Only in a library that links llama.cpp's quantizer; the wheel's does not.

@@ -6,7 +6,7 @@ from model.config import ModelConfig
 from model.errors import ConfigurationError
 from model.exports.gguf.granite_hybrid import GraniteHybridLayout
 from model.exports.gguf.hgrn2 import HGRN2Layout
-from model.exports.gguf.layout import Layout
+from model.exports.gguf.layout import Layout, require
 
 LAYOUTS: dict[str, Layout] = {layout.architecture: layout for layout in (HGRN2Layout(), GraniteHybridLayout())}
 
@@ -16,6 +16,8 @@ def layout_for(config: ModelConfig) -> Layout:
     recurrent = sorted(set(config.mixer_kinds) - {"attention"})
     for layout in LAYOUTS.values():
         if recurrent == [layout.recurrent_kind]:
+            # llama.cpp's memory for hybrids aborts the process where no layer needs keys and values.
+            require("attention" in config.mixer_kinds, layout.architecture, "layer_kinds must have an attention layer")
             layout.check(config)
             return layout
     found = " and ".join(recurrent) if recurrent else "no recurrent layer"

@@ -1,0 +1,16 @@
+"""The builds of llama.cpp that tests can run in."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.llama_cpp import Build, available_builds
+
+#: The build that runs each family of trained models.
+FAMILY_BUILDS = {"hgrn2": Build.PATCHED, "mamba2": Build.STOCK}
+
+
+def require_build(build: Build) -> None:
+    """Skip the test where the patched build is missing; the stock one is a dependency and must be there."""
+    if build is Build.PATCHED and build not in available_builds():
+        pytest.skip("llama.cpp with the hgrn2 architecture is not built on this machine: `make llama` builds it")
