@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--models", nargs="+", help="names or parts of names; all when left out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also the share of matrix products in the CPU time")
     parser.add_argument("--decoded", type=int, default=32, help="tokens decoded in one measurement")
     parser.add_argument("--width", type=int, default=Size.width)
     parser.add_argument("--layers", type=int, default=Size.layers)
@@ -164,7 +165,9 @@ def main() -> None:
         # How long the prompt was matters little to `generate`'s overhead: it is measured after a short one.
         for context in arguments.contexts if work != "generate" else arguments.contexts[:1]:
             rates = measured(work, models, context, arguments.decoded, arguments.repeats, clock)
-            report(work, context, rates, models, arguments.decoded, peak)
+            report(work, context, rates, models, peak)
+            if arguments.profile:
+                report_products(work, context, models, arguments.decoded)
 
 
 def measured(
@@ -188,24 +191,29 @@ def report(
     context: int,
     rates: dict[Candidate, list[float]],
     models: dict[Candidate, nn.Module],
-    decoded: int,
     peak: float,
 ) -> None:
     """One table: a line a model."""
     hybrids = [values for candidate, values in rates.items() if candidate.is_hybrid_peer]
     best = [max(repeat) for repeat in zip(*hybrids, strict=True)]
     print(f"\n{work}, {context} tokens")
-    print(f"{'model':<22}{'parameters':>11}{'tokens/s':>10}{'of best hybrid':>16}{'GFLOP/s':>9}{'of peak':>9}{'products':>10}")
+    print(f"{'model':<22}{'parameters':>11}{'tokens/s':>10}{'of best hybrid':>16}{'GFLOP/s':>9}{'of peak':>9}")
     for candidate, model in models.items():
         values, count = rates[candidate], parameters(model)
         ratio = statistics.median(a / b for a, b in zip(values, best, strict=True)) if best else float("nan")
         gflops = _FLOPS_A_WEIGHT[work] * count * statistics.median(values) / 1e9
-        share = product_share(work, model, context, min(decoded, 8))
         print(
             f"{candidate.name:<22}{count / 1e6:>10.2f}M{statistics.median(values):>10.1f}{ratio:>15.2f}x"
-            f"{gflops:>9.1f}{gflops / peak:>9.0%}{share:>10.0%}",
+            f"{gflops:>9.1f}{gflops / peak:>9.0%}",
             flush=True,
         )
+
+
+def report_products(work: str, context: int, models: dict[Candidate, nn.Module], decoded: int) -> None:
+    """The share of matrix products, a line a model."""
+    for candidate, model in models.items():
+        share = product_share(work, model, context, min(decoded, 8))
+        print(f"{candidate.name:<22}{share:>10.0%} of the time in matrix products", flush=True)
 
 
 if __name__ == "__main__":

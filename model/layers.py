@@ -9,6 +9,7 @@ from model.config import ModelConfig
 from model.linear import Linear
 from model.mixers import MIXERS
 from model.norms import RMSNorm
+from model.ops import few_rows
 from model.sequence import Sequence
 
 
@@ -23,7 +24,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[batch, time, width]` to the same shape."""
-        output: Tensor = self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        gate, up = self.gate_proj(hidden), self.up_proj(hidden)
+        inner = few_rows.gate_with_silu(gate, up) if few_rows.takes_compiled(up) else functional.silu(gate) * up
+        output: Tensor = self.down_proj(inner)
         return output
 
 

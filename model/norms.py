@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from model.ops import few_rows
+
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
@@ -20,6 +22,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[..., width]` to the same shape and dtype."""
+        if few_rows.takes_compiled(hidden) and self.weight.dtype == torch.float32:
+            return few_rows.rms_norm(hidden, self.weight, self.eps)
         if hidden.device.type == "cpu" and hidden.dtype == self.weight.dtype:
             output: Tensor = _RMSNormOnCPU.apply(hidden, self.weight, self.eps)
             return output

@@ -14,6 +14,7 @@ from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
+from model.ops import few_rows
 from model.ops.gated_linear_attention import (
     CHUNK_SIZES,
     chunk_gated_linear_attention,
@@ -58,6 +59,11 @@ class HGRN2(Mixer):
                     ("i", self.i_conv1d, value),
                 )
             )
+        state = None if memory is None else memory.get("state")
+        if memory is not None and state is not None and sequence.time == 1 and few_rows.takes_compiled(query):
+            mixed, memory["state"] = few_rows.hgrn2_step(query, forget, value, lower_bound, state)
+            stepped: Tensor = self.o_proj(self.g_norm(mixed))
+            return stepped
         key, log_decay = hgrn2_gate(forget, lower_bound)
         query, key, value, log_decay = (
             part.unflatten(-1, (-1, self.head_dim)) for part in (functional.silu(query), key, value, log_decay)

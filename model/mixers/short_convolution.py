@@ -6,10 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.cache import LayerMemory
+from model.ops import few_rows
 from model.ops.convolution import next_convolution_state, short_convolution
+from model.ops.convolution_silu import convolution_silu
 from model.sequence import Sequence
 
 CONVOLUTION_TAPS = 4
@@ -36,8 +37,16 @@ class ShortConvolution(nn.Module):
         state = None
         if memory is not None:
             state = memory.get(slot)
+            if sequence.time == 1 and state is not None and self._takes_compiled(inputs, state):
+                weight, bias = self.weight, self.bias
+                output, memory[slot] = few_rows.convolution_step(inputs, weight, bias, state, self.silu)
+                return output
             memory[slot] = next_convolution_state(inputs, CONVOLUTION_TAPS, state)
-        output = short_convolution(inputs, self.weight, state=state, document_positions=sequence.document_positions)
-        if self.bias is not None:
-            output = output + self.bias
-        return functional.silu(output) if self.silu else output
+        positions = sequence.document_positions
+        if self.silu:
+            return convolution_silu(inputs, self.weight, self.bias, state=state, document_positions=positions)
+        output = short_convolution(inputs, self.weight, state=state, document_positions=positions)
+        return output if self.bias is None else output + self.bias
+
+    def _takes_compiled(self, inputs: Tensor, state: Tensor) -> bool:
+        return few_rows.takes_compiled(inputs) and state.dtype == self.weight.dtype == torch.float32

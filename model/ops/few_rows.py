@@ -1,0 +1,113 @@
+"""What a token of decoding is made of, for a few rows at a time on CPU: loops compiled by numba, when they may run.
+
+A batch of one is bound by reading the weights, and by the overhead of operations on tiny tensors. The compiled
+product reads a weight at the machine's memory bandwidth (MKL's takes 2.8 times as long on an EPYC), and a loop over a
+layer's elements replaces dozens of operations. Each function here equals the torch form that its caller has for all
+other cases, to rounding, and is tested against it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.ops.hgrn2_gate import LEAST_BOUND
+
+#: Above it torch's product is faster.
+MOST_ROWS = 8
+#: The loops run on one thread; with more than this many torch's own product reads memory faster.
+MOST_THREADS = 2
+
+
+def takes_compiled(hidden: Tensor) -> bool:
+    """Whether `hidden` `[..., width]` is a few float32 rows on CPU, computed now and without gradients."""
+    return (
+        not torch.is_grad_enabled()
+        and hidden.dtype == torch.float32
+        and 0 < hidden.numel() <= MOST_ROWS * hidden.shape[-1]
+        and hidden.device.type == "cpu"
+        and torch.get_num_threads() <= MOST_THREADS
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and has_numba()
+    )
+
+
+def product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`hidden @ weight.T`; `[..., in]`, `[out, in]`, both float32 and the weight contiguous, to `[..., out]`."""
+    hidden = hidden.contiguous()
+    size, length = weight.shape
+    output = hidden.new_empty(*hidden.shape[:-1], size)
+    rows = hidden.numel() // length
+    loops().product(weight.data_ptr(), hidden.data_ptr(), output.data_ptr(), rows, size, length)
+    return output
+
+
+def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`hidden / sqrt(mean(hidden^2) + eps) * weight` over the last dimension."""
+    hidden = hidden.contiguous()
+    output = torch.empty_like(hidden)
+    width = hidden.shape[-1]
+    loops().rms_norm(hidden.data_ptr(), weight.data_ptr(), output.data_ptr(), hidden.numel() // width, width, eps)
+    return output
+
+
+def gate_with_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up`, elementwise."""
+    gate, up = gate.contiguous(), up.contiguous()
+    output = torch.empty_like(up)
+    loops().gate_with_silu(gate.data_ptr(), up.data_ptr(), output.data_ptr(), up.numel())
+    return output
+
+
+def convolution_step(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool
+) -> tuple[Tensor, Tensor]:
+    """One token through `short_convolution`: `inputs` `[rows, 1, channels]`; the output and the next state."""
+    inputs, state = inputs.contiguous(), state.contiguous()
+    output, new_state = torch.empty_like(inputs), torch.empty_like(state)
+    rows, before, channels = state.shape
+    loops().convolution_step(
+        inputs.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), state.data_ptr(),
+        output.data_ptr(), new_state.data_ptr(), rows, channels, before + 1, int(silu),
+    )  # fmt: skip
+    return output, new_state
+
+
+def hgrn2_step(
+    query: Tensor, forget: Tensor, value: Tensor, lower_bound: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token of HGRN-2 from its pre-activations `[rows, 1, width]`: the output alike and the next state.
+
+    Equal to `hgrn2_gate`, SiLU of the query and `step_gated_linear_attention` on `state`
+    `[rows, heads, head_dim, head_dim]`.
+    """
+    query, forget, value, state = (part.contiguous() for part in (query, forget, value, state))
+    output, new_state = torch.empty_like(value), torch.empty_like(state)
+    rows, heads, dim, _ = state.shape
+    bound = 0 if lower_bound is None else lower_bound.data_ptr()
+    loops().hgrn2_step(
+        query.data_ptr(), forget.data_ptr(), value.data_ptr(), bound, state.data_ptr(), output.data_ptr(),
+        new_state.data_ptr(), rows, heads, dim, LEAST_BOUND,
+    )  # fmt: skip
+    return output, new_state
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether the loops can be compiled here."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def loops() -> Any:
+    """The module of compiled loops; numba is imported, and the loops compiled once a machine, when first needed."""
+    from model.ops import few_rows_loops
+
+    return few_rows_loops

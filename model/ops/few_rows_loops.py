@@ -1,0 +1,142 @@
+"""The loops behind `few_rows`, compiled by numba. They take addresses: converting tensors would cost more than they do.
+
+Arrays are float32, contiguous, and as large as the callers in `few_rows` say. Loops over the innermost dimension are
+what the compiler makes vector instructions of, sums reordered as it likes (the same every time).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.core import entrypoints
+from numba.extending import intrinsic
+
+# At its first call numba imports every installed package that extends it. These loops use none; where this flag is
+# gone, half a second is all that is lost.
+entrypoints._already_initialized = True
+
+_OPTIONS = {"cache": True, "nogil": True, "fastmath": True}
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any) -> Any:
+    """An address as a pointer to float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.int64), generate
+
+
+@njit(inline="always", **_OPTIONS)
+def _sigmoid(value: float) -> float:
+    return np.float32(1) / (np.float32(1) + math.exp(-value))
+
+
+@njit("void(int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def product(weight: int, inputs: int, outputs: int, rows: int, size: int, length: int) -> None:
+    """`outputs[r, i] = sum_j weight[i, j] inputs[r, j]`, each weight read from memory once."""
+    w = carray(_pointer(weight), (size, length))
+    x = carray(_pointer(inputs), (rows, length))
+    y = carray(_pointer(outputs), (rows, size))
+    paired = rows - rows % 2
+    for i in range(size):
+        for r in range(0, paired, 2):
+            first, second = np.float32(0), np.float32(0)
+            for j in range(length):
+                first += w[i, j] * x[r, j]
+                second += w[i, j] * x[r + 1, j]
+            y[r, i] = first
+            y[r + 1, i] = second
+        for r in range(paired, rows):
+            only = np.float32(0)
+            for j in range(length):
+                only += w[i, j] * x[r, j]
+            y[r, i] = only
+
+
+@njit("void(int64, int64, int64, int64, int64, float64)", **_OPTIONS)
+def rms_norm(inputs: int, weight: int, outputs: int, rows: int, width: int, eps: float) -> None:
+    x = carray(_pointer(inputs), (rows, width))
+    w = carray(_pointer(weight), (width,))
+    y = carray(_pointer(outputs), (rows, width))
+    for r in range(rows):
+        square = np.float32(0)
+        for j in range(width):
+            square += x[r, j] * x[r, j]
+        inverse = np.float32(1 / math.sqrt(square / width + eps))
+        for j in range(width):
+            y[r, j] = x[r, j] * inverse * w[j]
+
+
+@njit("void(int64, int64, int64, int64)", **_OPTIONS)
+def gate_with_silu(gate: int, up: int, outputs: int, count: int) -> None:
+    g = carray(_pointer(gate), (count,))
+    u = carray(_pointer(up), (count,))
+    y = carray(_pointer(outputs), (count,))
+    for j in range(count):
+        y[j] = g[j] * _sigmoid(g[j]) * u[j]
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def convolution_step(
+    inputs: int, weight: int, bias: int, state: int, outputs: int, new_state: int,
+    rows: int, channels: int, taps: int, silu: int,
+) -> None:  # fmt: skip
+    """`bias` is 0 for none; `weight` is `[channels, taps]`, the states `[rows, taps - 1, channels]`."""
+    x = carray(_pointer(inputs), (rows, channels))
+    w = carray(_pointer(weight), (channels, taps))
+    b = carray(_pointer(bias), (channels,))
+    s = carray(_pointer(state), (rows, taps - 1, channels))
+    y = carray(_pointer(outputs), (rows, channels))
+    n = carray(_pointer(new_state), (rows, taps - 1, channels))
+    for r in range(rows):
+        for c in range(channels):
+            y[r, c] = x[r, c] * w[c, taps - 1]
+        for tap in range(taps - 1):
+            for c in range(channels):
+                y[r, c] += s[r, tap, c] * w[c, tap]
+        for tap in range(taps - 2):
+            for c in range(channels):
+                n[r, tap, c] = s[r, tap + 1, c]
+        for c in range(channels):
+            n[r, taps - 2, c] = x[r, c]
+        if bias != 0:
+            for c in range(channels):
+                y[r, c] += b[c]
+        if silu != 0:
+            for c in range(channels):
+                y[r, c] *= _sigmoid(y[r, c])
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, float64)", **_OPTIONS)
+def hgrn2_step(
+    query: int, forget: int, value: int, lower_bound: int, state: int, outputs: int, new_state: int,
+    rows: int, heads: int, dim: int, least_bound: float,
+) -> None:  # fmt: skip
+    """Before the activations; `lower_bound` `[heads * dim]` is 0 for none, states are `[rows, heads, dim, dim]`."""
+    q = carray(_pointer(query), (rows, heads, dim))
+    f = carray(_pointer(forget), (rows, heads, dim))
+    v = carray(_pointer(value), (rows, heads, dim))
+    bound = carray(_pointer(lower_bound), (heads, dim))
+    s = carray(_pointer(state), (rows, heads, dim, dim))
+    y = carray(_pointer(outputs), (rows, heads, dim))
+    n = carray(_pointer(new_state), (rows, heads, dim, dim))
+    scale = np.float32(1 / math.sqrt(dim))
+    for r in range(rows):
+        for h in range(heads):
+            for j in range(dim):
+                y[r, h, j] = 0
+            for i in range(dim):
+                key = _sigmoid(-f[r, h, i])
+                if lower_bound != 0:
+                    key *= np.float32(1) - max(bound[h, i], np.float32(least_bound))
+                decay = np.float32(1) - key
+                read = scale * q[r, h, i] * _sigmoid(q[r, h, i])
+                for j in range(dim):
+                    entry = decay * s[r, h, i, j] + key * v[r, h, j]
+                    n[r, h, i, j] = entry
+                    y[r, h, j] += read * entry

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model import HybridLM
+from model.linear import Linear
+from model.norms import RMSNorm
+from model.ops import few_rows
+from model.ops.convolution import next_convolution_state, short_convolution
+from model.ops.gated_linear_attention import step_gated_linear_attention
+from model.ops.hgrn2_gate import hgrn2_gate
+from tests.support.trained_models import small_config, text
+
+EXACT = {"atol": 2e-6, "rtol": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def _on_one_thread_without_gradients() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@pytest.mark.parametrize(("size", "length"), [(96, 64), (7, 33)])
+def test_product(rows: int, size: int, length: int) -> None:
+    hidden, weight = torch.randn(rows, 1, length), torch.randn(size, length)
+    torch.testing.assert_close(few_rows.product(hidden, weight), hidden @ weight.t(), atol=2e-5, rtol=1e-5)
+
+
+def test_rms_norm_and_gate() -> None:
+    hidden, gate, norm = torch.randn(3, 1, 40), torch.randn(3, 1, 40), RMSNorm(40, 1e-6)
+    norm.weight.normal_()
+    expected = functional.rms_norm(hidden, (40,), norm.weight, norm.eps)
+    torch.testing.assert_close(few_rows.rms_norm(hidden, norm.weight, norm.eps), expected, **EXACT)
+    torch.testing.assert_close(few_rows.gate_with_silu(gate, hidden), functional.silu(gate) * hidden, **EXACT)
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_convolution_step(silu: bool, biased: bool) -> None:
+    inputs, state, weight = torch.randn(2, 1, 24), torch.randn(2, 3, 24), torch.randn(24, 1, 4)
+    bias = torch.randn(24) if biased else None
+    expected = short_convolution(inputs, weight, state=state)
+    expected = expected if bias is None else expected + bias
+    output, new_state = few_rows.convolution_step(inputs, weight, bias, state, silu)
+    torch.testing.assert_close(output, functional.silu(expected) if silu else expected, **EXACT)
+    assert torch.equal(new_state, next_convolution_state(inputs, 4, state))
+
+
+@pytest.mark.parametrize("bound", [None, 0.0, 0.3])
+def test_hgrn2_step(bound: float | None) -> None:
+    query, forget, value = (torch.randn(2, 1, 48) for _ in range(3))
+    state = torch.randn(2, 3, 16, 16)
+    before = state.clone()
+    lower_bound = None if bound is None else torch.full((48,), bound)
+    key, log_decay = hgrn2_gate(forget, lower_bound)
+    heads = (part[:, 0].unflatten(-1, (3, 16)) for part in (functional.silu(query), key, value, log_decay))
+    expected, expected_state = step_gated_linear_attention(*heads, state)
+    output, new_state = few_rows.hgrn2_step(query, forget, value, lower_bound, state)
+    torch.testing.assert_close(output[:, 0].unflatten(-1, (3, 16)), expected, **EXACT)
+    torch.testing.assert_close(new_state, expected_state, **EXACT)
+    assert torch.equal(state, before)
+
+
+def test_only_few_float32_rows_without_gradients_take_it() -> None:
+    row = torch.randn(1, 1, 16)
+    assert few_rows.takes_compiled(row)
+    assert not few_rows.takes_compiled(row.double())
+    assert not few_rows.takes_compiled(row.expand(9, 1, 16))
+    with torch.enable_grad():
+        assert not few_rows.takes_compiled(row)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not few_rows.takes_compiled(row)
+
+
+@pytest.mark.parametrize("family", ["hgrn2", "gated_deltanet", "mamba2"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_steps_equal_the_whole_forward(family: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HybridLM(small_config(family)).eval()
+    tokens = text()[: rows * 80].view(rows, 80)
+    expected = model(tokens)
+    cache = model.new_cache()
+    taken = _counted(monkeypatch)
+    steps = [model(piece, cache=cache) for piece in (tokens[:, :70], *tokens[:, 70:].split(1, dim=1))]
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-5, rtol=1e-4)
+    assert len(taken) >= 10 * 5 * len(model.layers)
+
+
+def test_a_changed_weight_and_an_adapter_take_effect() -> None:
+    model = HybridLM(small_config("hgrn2")).eval()
+    tokens = text()[:40].unsqueeze(0)
+
+    def last() -> Tensor:
+        cache = model.new_cache()
+        model(tokens[:, :39], cache=cache)
+        return model(tokens[:, 39:], cache=cache)[:, -1]
+
+    first = last()
+    model.layers[1].attn.q_proj.weight.mul_(1.5)
+    second = last()
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(second, model(tokens)[:, -1], atol=1e-5, rtol=1e-4)
+    plain = model.layers[2].mlp.down_proj
+    model.layers[2].mlp.down_proj = nn.Sequential(plain, Linear(64, 64))
+    torch.testing.assert_close(last(), model(tokens)[:, -1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(second, last())
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every compiled product."""
+    taken: list[int] = []
+    product = few_rows.product
+
+    def counting(hidden: Tensor, weight: Tensor) -> Tensor:
+        taken.append(1)
+        return product(hidden, weight)
+
+    monkeypatch.setattr(few_rows, "product", counting)
+    return taken
