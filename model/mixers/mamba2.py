@@ -19,6 +19,7 @@ from model.errors import ConfigurationError
 from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
+from model.ops.gated_norm import gated_rms_norm
 from model.ops.state_space_duality import CHUNK_SIZE, chunk_state_space_duality, step_state_space_duality
 from model.sequence import Sequence
 
@@ -136,9 +137,7 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor, gate: Tensor) -> Tensor:
         """`[..., width]`, both, to the same shape and the dtype of `hidden`."""
-        gated = (hidden.float() * functional.silu(gate.float())).unflatten(-1, (self.groups, -1))
-        normed = functional.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2)
-        return (normed * self.weight).to(hidden.dtype)
+        return gated_rms_norm(hidden, gate, self.weight, self.groups, self.eps)
 
 
 def _heads(config: ModelConfig) -> int:

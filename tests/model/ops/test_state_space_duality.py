@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+import types
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -54,10 +59,8 @@ def outputs_and_gradients(
     # Fixed, uneven gradients of both results, so that every path through the backward pass counts.
     weights = [torch.linspace(-1, 1, result.numel(), dtype=dtype).view_as(result) for result in (output, state)]
     gradients = torch.autograd.grad([output, state], leaves, weights)
-    named = zip(Case._fields, gradients, strict=True)
-    return {"output": output.detach(), "final state": state.detach()} | {
-        f"gradient of {name}": gradient for name, gradient in named
-    }
+    results = {"output": output.detach(), "final state": state.detach()}
+    return results | {f"gradient of {name}": gradient for name, gradient in zip(Case._fields, gradients, strict=True)}
 
 
 def relative_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
@@ -167,3 +170,61 @@ def test_computes_in_float32_under_autocast() -> None:
     assert state.dtype == step_state.dtype == torch.float32
     assert torch.equal(output, expected)
     torch.testing.assert_close(step_output, expected[:, 0], atol=1e-6, rtol=1e-6)
+
+
+@pytest.fixture
+def mamba_ssm_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mamba_ssm importable from its sources: its `__init__` and its compiled scan, which need CUDA, left out."""
+    folder = os.environ.get("MAMBA_SSM_SOURCE")
+    if not folder:
+        pytest.skip("MAMBA_SSM_SOURCE is unset: name an unpacked source distribution of mamba_ssm (needs einops)")
+    pytest.importorskip("einops")
+    package = types.ModuleType("mamba_ssm")
+    package.__path__ = [str(Path(folder, "mamba_ssm"))]
+    monkeypatch.setitem(sys.modules, "mamba_ssm", package)
+    monkeypatch.setitem(sys.modules, "selective_scan_cuda", types.ModuleType("selective_scan_cuda"))
+
+
+def test_equals_mamba_ssms_minimal_listing(mamba_ssm_source: None) -> None:
+    minimal = importlib.import_module("mamba_ssm.modules.ssd_minimal").ssd_minimal_discrete
+
+    def listing(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        B, C = (part.repeat_interleave(x.shape[2] // part.shape[2], dim=2) for part in (B, C))
+        states = options["initial_state"].unsqueeze(1)
+        output, state = minimal(x * dt.unsqueeze(-1), A * dt, B, C, block_len=37, initial_states=states)
+        return output + options["skip"].unsqueeze(-1) * x, state
+
+    for steps in (ORDINARY, TINY, EXTREME):
+        case = Case(*(part.float().double() for part in make_case(9 * 37, steps, groups=2)))
+        exact = outputs_and_gradients(listing, case, torch.float64)
+        fast = outputs_and_gradients(chunk_state_space_duality, case, torch.float32)
+        errors = relative_errors(fast, exact)
+        assert max(errors.values()) < 1e-5, errors
+
+
+def test_equals_mamba_ssms_selective_scan(mamba_ssm_source: None) -> None:
+    reference = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_ref
+
+    def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        heads, head_dim = x.shape[2:]
+        output, state = reference(
+            x.flatten(2).transpose(1, 2),
+            dt.repeat_interleave(head_dim, dim=2).transpose(1, 2),
+            A.repeat_interleave(head_dim).unsqueeze(-1).expand(-1, B.shape[-1]),
+            B.permute(0, 2, 3, 1),
+            C.permute(0, 2, 3, 1),
+            D=options["skip"].repeat_interleave(head_dim),
+            return_last_state=True,
+        )
+        # Its state always starts from nothing; a term without weight keeps the gradients' names.
+        output = output.transpose(1, 2).unflatten(2, (heads, head_dim))
+        return output, state.unflatten(1, (heads, head_dim)) + 0 * options["initial_state"]
+
+    for steps in (ORDINARY, TINY, EXTREME):
+        case = make_case(333, steps, groups=2)
+        case = case._replace(state=torch.zeros_like(case.state))
+        exact = outputs_and_gradients(scan, case, torch.float32)
+        fast = outputs_and_gradients(chunk_state_space_duality, case, torch.float32)
+        exact.pop("gradient of state")
+        errors = relative_errors(fast, {name: expected.double() for name, expected in exact.items()})
+        assert max(errors.values()) < 1e-5, errors
