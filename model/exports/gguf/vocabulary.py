@@ -12,6 +12,9 @@ from model.errors import ConfigurationError
 
 _LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
 
+#: llama.cpp wants a list of merges, and the `gguf` library writes no empty one: no byte is spelled as this letter.
+_IMPOSSIBLE_MERGE = "\N{SYMBOL FOR NULL} \N{SYMBOL FOR NULL}"
+
 
 def add_vocabulary_size(writer: GGUFWriter, vocabulary_size: int) -> None:
     """Declare a file without tokenizer."""
@@ -44,7 +47,8 @@ def add_tokenizer(writer: GGUFWriter, path: Path, vocabulary_size: int, end_of_t
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = document["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    spelled = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    writer.add_token_merges(spelled or [_IMPOSSIBLE_MERGE])
     if end_of_text is not None:
         writer.add_bos_token_id(end_of_text)
         writer.add_eos_token_id(end_of_text)
