@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(_configs(), st.sampled_from([500, 5_000, 10**9]))
 def test_every_layout_is_read_back_bit_for_bit(folder: Path, described: tuple[str, ModelConfig], shard: int) -> None:
     model_type, config = described
