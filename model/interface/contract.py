@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.errors import GenerationError
 from model.generation import GREEDY, SamplingConfig
 
 
@@ -41,6 +42,14 @@ class GenerationSettings(_Value):
 Settings = GenerationSettings | Sequence[GenerationSettings]
 
 GREEDY_SETTINGS = GenerationSettings()
+
+
+def settings_for_each(settings: Settings, count: int) -> list[GenerationSettings]:
+    """One for each of `count` prompts. Raises GenerationError when there are more or fewer."""
+    each = [settings] * count if isinstance(settings, GenerationSettings) else list(settings)
+    if len(each) != count:
+        raise GenerationError(f"{len(each)} settings for {count} prompts: give one each, or one for all")
+    return each
 
 
 class Completion(_Value):

@@ -24,6 +24,7 @@ from model.interface.contract import (
     Settings,
     TextPiece,
     TextScore,
+    settings_for_each,
 )
 from model.interface.written_text import WrittenText, cut
 from model.language_model import HybridLM
@@ -48,7 +49,7 @@ class HybridInterface(ModelInterface):
 
     def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """All prompts run side by side, whatever their lengths; the answers come in the prompts' order."""
-        wanted = _one_each(settings, len(prompts))
+        wanted = settings_for_each(settings, len(prompts))
         _, requests = self._requests(prompts, wanted)
         sequences = [GeneratedSequence() for _ in requests]
         asked = any(one.log_probabilities for one in wanted)
@@ -60,7 +61,7 @@ class HybridInterface(ModelInterface):
         self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """A piece is held back while its last character is incomplete, or may begin a stop text."""
-        texts, requests = self._requests(prompts, _one_each(settings, len(prompts)))
+        texts, requests = self._requests(prompts, settings_for_each(settings, len(prompts)))
         for new in stream_requests(self.model, requests, cancel=cancel):
             text = texts[new.row].take()
             if new.finish is not None:
@@ -173,13 +174,6 @@ class HybridInterface(ModelInterface):
     @property
     def _device(self) -> torch.device:
         return self.model.embeddings.weight.device
-
-
-def _one_each(settings: Settings, count: int) -> list[GenerationSettings]:
-    each = [settings] * count if isinstance(settings, GenerationSettings) else list(settings)
-    if len(each) != count:
-        raise GenerationError(f"{len(each)} settings for {count} prompts: give one each, or one for all")
-    return each
 
 
 def _watch(text: WrittenText) -> Callable[[Sequence[int]], bool]:

@@ -50,6 +50,87 @@ def test_streamed_pieces_are_what_generate_returns(opened: tuple[ModelFormat, Mo
     assert "".join(model.stream("naïve 漢字 ", settings)) == model.generate(["naïve 漢字 "], settings)[0].text
 
 
+def test_pieces_of_several_prompts_come_side_by_side(opened: tuple[ModelFormat, ModelInterface]) -> None:
+    model_format, model = opened
+    prompts = ["abc", "a longer prompt", "naïve 漢字 "]
+    settings = [
+        GenerationSettings(maximum_new_tokens=most, sampling=SamplingConfig(temperature=1.5, seed=most))
+        for most in (20, 5, 12)
+    ]
+    answers = model.generate(prompts, settings)
+    assert [answer.new_tokens for answer in answers] == [20, 5, 12]
+    pieces = list(model.stream_batch(prompts, settings))
+    for row, answer in enumerate(answers):
+        assert "".join(piece.text for piece in pieces if piece.prompt == row) == answer.text
+    assert [piece.prompt for piece in pieces] != sorted(piece.prompt for piece in pieces)
+    if model_format is not ModelFormat.INT8:
+        assert answers == [model.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
+
+
+def test_a_stop_text_ends_the_text_before_it(files: Path) -> None:
+    model = open_model(files / "fp32")
+    settings = GenerationSettings(maximum_new_tokens=40, sampling=SamplingConfig(temperature=1.2, seed=5))
+    (free,) = model.generate(["abc"], settings)
+    stop = next(letter for letter in free.text[5:] if letter.isascii())
+    assert not free.finished
+    stopping = settings.model_copy(update={"stop_texts": ("never written", stop)})
+    (stopped,) = model.generate(["abc"], stopping)
+    assert stopped.finished
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.new_tokens < free.new_tokens
+    assert "".join(model.stream("abc", stopping)) == stopped.text
+
+
+def test_log_probabilities_are_those_of_the_score(files: Path) -> None:
+    model = open_model(files / "fp32")
+    prompt, settings = "the quick brown ", GenerationSettings(maximum_new_tokens=5, log_probabilities=True)
+    (answer,) = model.generate([prompt], settings)
+    assert answer.log_probabilities is not None and len(answer.log_probabilities) == 5
+    with torch.no_grad():
+        ids = [0, *model.tokenizer.encode(prompt).ids]  # type: ignore[attr-defined]
+        first = model.model(torch.tensor([ids]))[0, -1].log_softmax(-1).max()  # type: ignore[attr-defined]
+    assert answer.log_probabilities[0] == pytest.approx(float(first), abs=1e-4)
+    assert model.generate([prompt], SHORT)[0].log_probabilities is None
+
+
+def test_a_stream_is_cancelled_between_steps(files: Path) -> None:
+    model = open_model(files / "fp32")
+    passes: list[int] = []
+    model.model.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    pieces = list(model.stream_batch(["abc", "de"], GenerationSettings(maximum_new_tokens=50), lambda: len(passes) > 5))
+    assert len(passes) == 6
+    assert {piece.prompt for piece in pieces} <= {0, 1}
+
+
+def test_settings_are_for_all_prompts_or_one_each(files: Path) -> None:
+    with pytest.raises(GenerationError, match="1 settings for 2 prompts"):
+        open_model(files / "fp32").generate(["a", "b"], [SHORT])
+
+
+def test_scores_of_a_batch_are_those_of_each_text(opened: tuple[ModelFormat, ModelInterface]) -> None:
+    model_format, model = opened
+    texts = ["hello", "", "the quick brown fox " * 20, "naïve", "a", "the lazy dog"]
+    together = model.score(texts)
+    assert [len(score.log_likelihoods) for score in together] == [5, 0, 400, 6, 1, 12]
+    # Int8 scales activations over the whole batch, so there a row may depend on its neighbours.
+    tolerance = 0.5 if model_format is ModelFormat.INT8 else 1e-4
+    for text, score in zip(texts, together, strict=True):
+        (alone,) = model.score([text])
+        assert score.tokens == alone.tokens
+        assert score.log_likelihoods == pytest.approx(alone.log_likelihoods, abs=tolerance)
+
+
+def test_texts_of_like_length_are_scored_in_one_pass(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model(files / "fp32")
+    shapes: list[tuple[int, ...]] = []
+    model.model.register_forward_hook(  # type: ignore[attr-defined]
+        lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
+    )
+    monkeypatch.setattr("model.interface.hybrid._SCORED_TOKENS", 60)
+    model.score(["x" * length for length in (10, 100, 11, 9, 30, 12)])
+    assert shapes == [(1, 60), (1, 40), (1, 30), (4, 12)]
+
+
 def test_scores_every_token_of_every_text(opened: tuple[ModelFormat, ModelInterface]) -> None:
     _, model = opened
     first, second = model.score(["hello", "naïve"])
