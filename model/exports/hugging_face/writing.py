@@ -17,6 +17,7 @@ from model.errors import CheckpointError, ConfigurationError
 from model.exports.hugging_face.layout import Layout
 from model.exports.hugging_face.layouts import fitting_layout
 from model.exports.hugging_face.places import Place
+from model.exports.hugging_face.reading import is_hugging_face
 from model.exports.hugging_face.tensor_files import INDEX_FILE, write_tensors
 from model.exports.hugging_face.tokenizer_files import write_tokenizer
 from model.language_model import HybridLM
@@ -129,9 +130,11 @@ def _stored_tensors(
 
 
 def _refuse_our_checkpoint(directory: Path) -> None:
-    config = directory / CONFIG_FILE
-    if config.is_file() and "model_type" not in json.loads(config.read_text(encoding="utf-8")):
-        raise CheckpointError(f"{directory} holds a checkpoint of this project: export to another directory")
+    if (directory / CONFIG_FILE).exists() and not is_hugging_face(directory):
+        raise CheckpointError(
+            f"{directory / CONFIG_FILE} is not of a Hugging Face model (a checkpoint of ours?): export to another "
+            "directory"
+        )
 
 
 def _replace_export(complete: Path, directory: Path) -> None:
