@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -53,9 +54,7 @@ class HybridLM(nn.Module):
         `document_ids` `[batch, time]` differ between neighbours where a packed row passes from one document to
         the next. With a `cache` the tokens continue what it has seen, and it is advanced.
         """
-        hidden = self.hidden_states(tokens, document_ids, cache)
-        if logits_for == "last":
-            hidden = hidden[:, -1:]
+        hidden = self.hidden_states(tokens, document_ids, cache, states_for=logits_for)
         logits: Tensor = self.lm_head(hidden)
         return logits
 
@@ -78,12 +77,24 @@ class HybridLM(nn.Module):
         total = chunked_cross_entropy(hidden, self.lm_head, flat.clamp_min(0), weights)
         return total / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
-    def hidden_states(self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """What the head reads, `[batch, time, width]`."""
+    def hidden_states(
+        self,
+        tokens: Tensor,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        states_for: Literal["all", "last"] = "all",
+    ) -> Tensor:
+        """What the head reads, `[batch, time, width]`; for the last token, `[batch, 1, width]`.
+
+        For the last alone, the last layer computes nothing for the others but what its mixer remembers of them.
+        """
         batch, time = tokens.shape
         sequence = Sequence(self.config, batch, time, tokens.device, document_ids, cache)
         hidden: Tensor = self.embeddings(tokens)
+        last_alone = replace(sequence, last_alone=True) if states_for == "last" and time > 1 else sequence
         for block, lower_bound in zip(self._blocks(), self._lower_bounds(), strict=True):
+            if block is self.layers[-1]:
+                sequence = last_alone
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, sequence, lower_bound, use_reentrant=False)
             else:

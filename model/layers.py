@@ -43,6 +43,7 @@ class Block(nn.Module):
             self.mlp = SwiGLU(config.width, config.feed_forward_width)
 
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
-        """`[batch, time, width]` to the same shape."""
-        hidden = hidden + self.attn(self.attn_norm(hidden), sequence, lower_bound)
+        """`[batch, time, width]` to the same shape; to `[batch, 1, width]` where the sequence wants the last alone."""
+        mixed = self.attn(self.attn_norm(hidden), sequence, lower_bound)
+        hidden = hidden[:, -1:] + mixed[:, -1:] if sequence.last_alone else hidden + mixed
         return hidden + self.mlp(self.mlp_norm(hidden)) if self.has_feed_forward else hidden

@@ -32,6 +32,8 @@ class Sequence:
     device: torch.device
     document_ids: Tensor | None = None
     cache: Cache | None = None
+    #: Whether only the last token's output is read: mixers may return it alone, `[batch, 1, width]`.
+    last_alone: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is None:

@@ -32,13 +32,16 @@ class Attention(Mixer):
 
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """Attend within each document, over the cache when there is one."""
+        asking, rotary = hidden, sequence.rotary
+        if sequence.last_alone and sequence.cache is not None:
+            asking, rotary = hidden[:, -1:], sequence.rotary.last()
         query, key, value = (
-            projection(hidden).unflatten(-1, (-1, self.head_dim))
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            projection(tokens).unflatten(-1, (-1, self.head_dim))
+            for projection, tokens in ((self.q_proj, asking), (self.k_proj, hidden), (self.v_proj, hidden))
         )
         if self.query_key_norm:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, sequence.rotary), rotate(key, sequence.rotary)
+        query, key = rotate(query, rotary), rotate(key, sequence.rotary)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if sequence.cache is not None:
             key, value = sequence.cache.append(self.layer, key, value)

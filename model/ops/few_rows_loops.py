@@ -18,7 +18,13 @@ from numba.extending import intrinsic
 # gone, half a second is all that is lost.
 entrypoints._already_initialized = True
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": True}
+# Sums may be reordered and contracted; values that are not finite stay what they are, and dividing by zero is no error.
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+}
 
 
 @intrinsic

@@ -14,6 +14,10 @@ class RotaryTables(NamedTuple):
     cosine: Tensor
     sine: Tensor
 
+    def last(self) -> RotaryTables:
+        """The last token's."""
+        return RotaryTables(self.cosine[:, -1:], self.sine[:, -1:])
+
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> RotaryTables:
     """Tables for `positions` `[time]` or `[batch, time]` (Su et al. 2021, arXiv:2104.09864), in float32."""

@@ -49,7 +49,8 @@ class Projections:
     owner: str
 
     def __call__(self, module: nn.Module, name: str) -> Projection:
-        if not isinstance(module, nn.Linear):
+        # Exactly these, not their subclasses, which may hold more than a matrix.
+        if type(module) not in (nn.Linear, Linear):
             raise ConfigurationError(
                 f"{self.owner}.{name} is a {type(module).__name__}, which a graph cannot hold: merge adapters "
                 "(merge_and_unload) and export the float model, then quantize the graphs"

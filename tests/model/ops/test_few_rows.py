@@ -43,6 +43,13 @@ def test_rms_norm_and_gate() -> None:
     torch.testing.assert_close(few_rows.gate_with_silu(gate, hidden), functional.silu(gate) * hidden, **EXACT)
 
 
+def test_what_is_not_finite_stays_so() -> None:
+    damaged = torch.tensor([[float("nan"), 1.0, 2.0]])
+    assert few_rows.rms_norm(damaged, torch.ones(3), 1e-6).isnan().all()
+    assert few_rows.product(damaged, torch.ones(2, 3)).isnan().all()
+    assert few_rows.gate_with_silu(damaged, torch.ones(1, 3))[0, 0].isnan()
+
+
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_convolution_step(silu: bool, biased: bool) -> None:
