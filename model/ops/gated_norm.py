@@ -71,7 +71,8 @@ def _forward(hidden: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: flo
 
 
 def _by_group(tensor: Tensor, groups: int) -> Tensor:
-    return tensor.unflatten(-1, (groups, -1))
+    split: Tensor = tensor.unflatten(-1, (groups, -1))
+    return split
 
 
 def _tiles(rows: Tensor) -> Iterator[slice]:

@@ -104,7 +104,7 @@ class _Chunk(NamedTuple):
     step_sizes: Tensor  # dt: [rows, chunk, groups, shared, 1]
     keys: Tensor  # B: [rows, groups, chunk, state]
     queries: Tensor  # C: [rows, groups, chunk, state]
-    decays: Tensor  # L: [rows, groups, shared, chunk, chunk]; 1 where the key is later than the query
+    decays: Tensor  # L: [rows, groups, shared, chunk, chunk]; 1 where the key is later than the query; used up
     from_start: Tensor  # exp(G): [rows, chunk, groups, shared, 1]; 0 in documents that start in the chunk
     to_last: Tensor  # exp(G_last - G): likewise; 0 in documents that end in the chunk
     over_chunk: Tensor  # exp(G_last): [rows, groups, shared, 1, 1]; 0 when a document starts in the chunk
@@ -119,14 +119,17 @@ class _Chunk(NamedTuple):
         return scores.tril_() if self.visible is None else scores.mul_(self.visible)
 
     def updates(self) -> Tensor:
-        """`u`: `[rows, chunk, groups, shared, head_dim]`."""
-        return self.inputs * self.step_sizes
+        """`u`: `[rows, groups, chunk, shared, head_dim]`."""
+        return _grouped_product(self.inputs, self.step_sizes)
 
     def advance(self, state: Tensor, updates: Tensor, into: Tensor) -> None:
-        """Write the state after the chunk, `[rows, groups, shared, head_dim, state]`; `into` may be `state`."""
+        """Write the state after the chunk, `[rows, groups, shared, head_dim, state]`; `into` may be `state`.
+
+        Overwrites `updates`.
+        """
         torch.mul(state, self.over_chunk, out=into)
-        kept_updates = _by_group(updates, self.to_last).transpose(-1, -2)
-        _values_by_state(into).baddbmm_(kept_updates, self.keys.flatten(0, 1))
+        kept_updates = _rows_of_values(updates.mul_(self.to_last.transpose(1, 2))).transpose(-1, -2)
+        _rows_of_state(into).baddbmm_(kept_updates, self.keys.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _forward(
             before, after = (index, index + 1) if for_backward else (0, 0)
             state = grouped[before, rows]
             updates = chunk.updates()
-            within = (chunk.decays * chunk.scores().unsqueeze(2)) @ _by_head(updates)
+            within = chunk.decays.mul_(chunk.scores().unsqueeze(2)) @ updates.transpose(2, 3)
             from_state = _heads_by_time(chunk.queries @ state.flatten(2, 3).transpose(-1, -2), shared)
             if from_states is not None:
                 from_states[chunk.tokens] = from_state
@@ -320,52 +323,58 @@ def _chunk_backward(
     """Fill in one chunk's gradients; `grad_state`, the gradient of the state after it, becomes that of `state`."""
     rows, length, groups, shared, _ = chunk.inputs.shape
     flat = (rows, length, groups * shared)
-    updates, scores = chunk.updates(), chunk.scores().unsqueeze(2)
-    grad_by_head = _by_head(grad)
+    updates, scores, grad_by_head = chunk.updates(), chunk.scores().unsqueeze(2), _by_head(grad)
     factors = chunk.step_sizes.squeeze(-1), chunk.to_last.squeeze(-1), chunk.from_start.squeeze(-1)
     step_sizes, to_last, from_start = factors
 
-    grad_decayed = (grad_by_head @ _by_head(updates).transpose(-1, -2)).mul_(chunk.decays)
+    grad_decayed = (grad_by_head @ updates.transpose(2, 3).transpose(-1, -2)).mul_(chunk.decays)
     grad_scores = chunk.hide(grad_decayed.sum(dim=2))
     across = _across(grad_decayed.mul_(scores))
-
-    within = _by_time((chunk.decays * scores).transpose(-1, -2) @ grad_by_head)
+    within = _by_time(chunk.decays.mul_(scores).transpose(-1, -2) @ grad_by_head)
     through_state = _heads_by_time(chunk.keys @ grad_state.flatten(2, 3).transpose(-1, -2), shared)
-    along_state = (chunk.inputs * through_state).sum(dim=-1).mul_(to_last)
-    along_within = (chunk.inputs * within).sum(dim=-1)
+
+    # One buffer for all products of this size: a new one each would push the state out of the cache.
+    product = torch.empty_like(updates)
+    by_time = product.transpose(1, 2)
+    along_within = torch.mul(chunk.inputs, within, out=by_time).sum(dim=-1)
+    along_state = torch.mul(chunk.inputs, through_state, out=by_time).sum(dim=-1).mul_(to_last)
     grads.step_sizes[chunk.tokens] = (along_state + along_within).view(flat)
     grad_inputs = torch.addcmul(within, through_state, chunk.to_last, out=grads.inputs[chunk.tokens])
     grad_inputs.mul_(chunk.step_sizes)
     if skip is not None and grads.skip is not None:
         grad_inputs.addcmul_(grad, skip.view(groups, shared, 1))
-        grads.skip[chunk.tokens] = (grad * chunk.inputs).sum(dim=-1).view(flat)
+        grads.skip[chunk.tokens] = torch.mul(grad, chunk.inputs, out=by_time).sum(dim=-1).view(flat)
 
-    from_queries = (grad * from_state).sum(dim=-1).mul_(from_start)
+    from_queries = torch.mul(grad, from_state, out=by_time).sum(dim=-1).mul_(from_start)
     kept = torch.linalg.vecdot(state.flatten(-2), grad_state.flatten(-2)) * chunk.over_chunk[..., 0, 0]
     grad_log_decays = across.permute(0, 3, 1, 2) + from_queries.flip(1).cumsum(dim=1).flip(1) + kept.unsqueeze(1)
     grad_log_decays[:, 1:] += (along_state * step_sizes)[:, :-1].cumsum(dim=1)
     grads.log_decays[chunk.tokens] = grad_log_decays.view(flat)
 
-    reached_grad, kept_updates = _by_group(grad, chunk.from_start), _by_group(updates, chunk.to_last)
-    grad_queries = torch.bmm(reached_grad, _values_by_state(state)).view_as(chunk.queries)
-    grads.queries[chunk.tokens] = grad_queries.add_(grad_scores @ chunk.keys).transpose(1, 2)
-    grad_keys = torch.bmm(kept_updates, _values_by_state(grad_state)).view_as(chunk.keys)
+    kept_updates = _rows_of_values(updates.mul_(chunk.to_last.transpose(1, 2)))
+    grad_keys = torch.bmm(kept_updates, _rows_of_state(grad_state)).view_as(chunk.keys)
     grads.keys[chunk.tokens] = grad_keys.add_(grad_scores.transpose(-1, -2) @ chunk.queries).transpose(1, 2)
+    torch.mul(grad, chunk.from_start, out=by_time)
+    reached_grad = _rows_of_values(product)
+    grad_queries = torch.bmm(reached_grad, _rows_of_state(state)).view_as(chunk.queries)
+    grads.queries[chunk.tokens] = grad_queries.add_(grad_scores @ chunk.keys).transpose(1, 2)
 
     grad_state.mul_(chunk.over_chunk)
-    _values_by_state(grad_state).baddbmm_(reached_grad.transpose(-1, -2), chunk.queries.flatten(0, 1))
+    _rows_of_state(grad_state).baddbmm_(reached_grad.transpose(-1, -2), chunk.queries.flatten(0, 1))
 
 
 def _across(pairs: Tensor) -> Tensor:
     """For each token, the sum of `pairs` `[..., query, key]` whose decay it is part of: `key < token <= query`."""
     length = pairs.shape[-1]
     not_before = torch.ones(length, length, dtype=pairs.dtype, device=pairs.device).triu_()
-    return (not_before @ pairs).tril_(-1).sum(dim=-1)
+    summed: Tensor = (not_before @ pairs).tril_(-1).sum(dim=-1)
+    return summed
 
 
 def _heads_by_time(tensor: Tensor, shared: int) -> Tensor:
     """`[rows, groups, chunk, shared * head_dim]` as `[rows, chunk, groups, shared, head_dim]`."""
-    return tensor.unflatten(-1, (shared, -1)).transpose(1, 2)
+    split: Tensor = tensor.unflatten(-1, (shared, -1))
+    return split.transpose(1, 2)
 
 
 def _by_head(tensor: Tensor) -> Tensor:
@@ -378,15 +387,21 @@ def _by_time(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 3, 1, 2, 4)
 
 
-def _by_group(tensor: Tensor, factor: Tensor) -> Tensor:
-    """`tensor * factor`, `[rows, chunk, groups, shared, head_dim]`, as `[rows * groups, chunk, shared * head_dim]`."""
+def _grouped_product(tensor: Tensor, factor: Tensor) -> Tensor:
+    """`tensor * factor`, `[rows, chunk, groups, shared, head_dim]`, as `[rows, groups, chunk, shared, head_dim]`."""
     rows, length, groups, shared, head_dim = tensor.shape
     result = tensor.new_empty(rows, groups, length, shared, head_dim)
     torch.mul(tensor, factor, out=result.transpose(1, 2))
-    return result.view(rows * groups, length, shared * head_dim)
+    return result
 
 
-def _values_by_state(state: Tensor) -> Tensor:
+def _rows_of_values(tensor: Tensor) -> Tensor:
+    """`[rows, groups, chunk, shared, head_dim]` as `[rows * groups, chunk, shared * head_dim]`, in place."""
+    rows, groups, length = tensor.shape[:3]
+    return tensor.view(rows * groups, length, -1)
+
+
+def _rows_of_state(state: Tensor) -> Tensor:
     """`[rows, groups, shared, head_dim, state]` as `[rows * groups, shared * head_dim, state]`, in place."""
     return state.view(-1, state.shape[2] * state.shape[3], state.shape[4])
 
