@@ -17,8 +17,10 @@ from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
+from model.ops import few_rows
 from model.ops.gated_delta_rule import (
     CHUNK_SIZE,
+    L2_NORM_EPS,
     chunk_gated_delta_rule,
     l2_normalised,
     step_gated_delta_rule,
@@ -65,15 +67,25 @@ class GatedDeltaNet(Mixer):
         query = self.q_conv1d(self.q_proj(hidden), sequence, memory, "q_convolution")
         key = self.k_conv1d(self.k_proj(hidden), sequence, memory, "k_convolution")
         value = self.v_conv1d(self.v_proj(hidden), sequence, memory, "v_convolution")
+        gate, decay_input, beta_input = self.g_proj(hidden), self.a_proj(hidden), self.b_proj(hidden)
+        state = None if memory is None else memory.get("state")
+        if memory is not None and state is not None and sequence.time == 1 and self._takes_compiled(value, gate):
+            inputs = (query, key, value, decay_input, beta_input, self.A_log, self.dt_bias)
+            mixed, memory["state"] = few_rows.gated_delta_step(*inputs, state, L2_NORM_EPS)
+            read = self.o_norm(mixed.unflatten(-1, (-1, self.value_dim))).flatten(2)
+            stepped: Tensor = self.o_proj(few_rows.gate_with_silu(gate, read))
+            return stepped
         query, key = (l2_normalised(part.unflatten(-1, (-1, self.key_dim))) for part in (query, key))
         value = value.unflatten(-1, (-1, self.value_dim))
-        time_step = functional.softplus(self.a_proj(hidden).float() + self.dt_bias.float())
+        time_step = functional.softplus(decay_input.float() + self.dt_bias.float())
         log_decay = -self.A_log.float().exp() * time_step
-        beta = self.b_proj(hidden).float().sigmoid()
+        beta = beta_input.float().sigmoid()
         mixed = self._recur(query, key, value, log_decay, beta, sequence, memory).to(hidden.dtype)
-        gate = functional.silu(self.g_proj(hidden))
-        output: Tensor = self.o_proj(self.o_norm(mixed).flatten(2) * gate)
+        output: Tensor = self.o_proj(self.o_norm(mixed).flatten(2) * functional.silu(gate))
         return output
+
+    def _takes_compiled(self, value: Tensor, gate: Tensor) -> bool:
+        return few_rows.takes_compiled(value, gate, self.A_log, self.dt_bias)
 
     def _recur(
         self,

@@ -19,6 +19,7 @@ from model.errors import ConfigurationError
 from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
+from model.ops import few_rows
 from model.ops.gated_norm import gated_rms_norm
 from model.ops.state_space_duality import CHUNK_SIZE, chunk_state_space_duality, step_state_space_duality
 from model.sequence import Sequence
@@ -59,6 +60,12 @@ class Mamba2(Mixer):
         memory = None if sequence.cache is None else sequence.cache.layers[self.layer]
         gate, mixed, raw_step_sizes = self.in_proj(hidden).split(self.parts, dim=-1)
         mixed = self.conv1d(mixed, sequence, memory, "convolution")
+        state = None if memory is None else memory.get("state")
+        scalars = (self.dt_bias, self.A_log, self.D)
+        if memory is not None and state is not None and sequence.time == 1 and few_rows.takes_compiled(mixed, *scalars):
+            read, memory["state"] = few_rows.state_space_step(mixed, raw_step_sizes, *scalars, state, self.groups)
+            stepped: Tensor = self.out_proj(self.norm(read, gate))
+            return stepped
         step_sizes = functional.softplus(raw_step_sizes.float() + self.dt_bias.float())
         scanned = self._recur(mixed, step_sizes, sequence, memory)
         output: Tensor = self.out_proj(self.norm(scanned.flatten(2), gate))
@@ -137,6 +144,8 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor, gate: Tensor) -> Tensor:
         """`[..., width]`, both, to the same shape and the dtype of `hidden`."""
+        if self.groups == 1 and few_rows.takes_compiled(hidden, gate, self.weight):
+            return few_rows.rms_norm(few_rows.gate_with_silu(gate, hidden), self.weight, self.eps)
         return gated_rms_norm(hidden, gate, self.weight, self.groups, self.eps)
 
 

@@ -23,8 +23,11 @@ MOST_ROWS = 8
 MOST_THREADS = 2
 
 
-def takes_compiled(hidden: Tensor) -> bool:
-    """Whether `hidden` `[..., width]` is a few float32 rows on CPU, computed now and without gradients."""
+def takes_compiled(hidden: Tensor, *others: Tensor) -> bool:
+    """Whether `hidden` `[..., width]` is a few float32 rows on CPU, computed now and without gradients.
+
+    `others` are what goes with it, all float32 on CPU too.
+    """
     return (
         not torch.is_grad_enabled()
         and hidden.dtype == torch.float32
@@ -36,6 +39,7 @@ def takes_compiled(hidden: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and has_numba()
+        and all(other.dtype == torch.float32 and other.device.type == "cpu" for other in others)
     )
 
 
@@ -96,6 +100,51 @@ def hgrn2_step(
         query.data_ptr(), forget.data_ptr(), value.data_ptr(), bound, state.data_ptr(), output.data_ptr(),
         new_state.data_ptr(), rows, heads, dim, LEAST_BOUND,
     )  # fmt: skip
+    return output, new_state
+
+
+def gated_delta_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    decay_input: Tensor,
+    beta_input: Tensor,
+    decay_rates: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """One token of Gated DeltaNet after its convolutions, all `[rows, 1, ...]`: the output and the next state.
+
+    Equal to `l2_normalised` queries and keys, decays `-exp(decay_rates) softplus(decay_input + bias)`, strengths
+    `sigmoid(beta_input)` and `step_gated_delta_rule` on `state` `[rows, heads, key_dim, value_dim]`.
+    """
+    parts = tuple(part.contiguous() for part in (query, key, value, decay_input, beta_input, decay_rates, bias, state))
+    output, new_state = torch.empty_like(parts[2]), torch.empty_like(parts[-1])
+    addresses = (part.data_ptr() for part in (*parts, output, new_state))
+    loops().gated_delta_step(*addresses, *state.shape, eps)
+    return output, new_state
+
+
+def state_space_step(
+    mixed: Tensor,
+    step_inputs: Tensor,
+    bias: Tensor,
+    decay_rates: Tensor,
+    skip: Tensor,
+    state: Tensor,
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """One token of Mamba-2 after its convolution: the output `[rows, 1, heads * head_dim]` and the next state.
+
+    `mixed` `[rows, 1, ...]` is x | B | C. Equal to step sizes `softplus(step_inputs + bias)` and
+    `step_state_space_duality` with rates `-exp(decay_rates)` on `state` `[rows, heads, head_dim, size]`.
+    """
+    parts = tuple(part.contiguous() for part in (mixed, step_inputs, bias, decay_rates, skip, state))
+    rows, heads, head_dim, size = state.shape
+    output, new_state = mixed.new_empty(rows, 1, heads * head_dim), torch.empty_like(parts[-1])
+    addresses = (part.data_ptr() for part in (*parts, output, new_state))
+    loops().state_space_step(*addresses, rows, heads, head_dim, groups, size)
     return output, new_state
 
 

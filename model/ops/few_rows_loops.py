@@ -146,3 +146,84 @@ def hgrn2_step(
                     entry = decay * s[r, h, i, j] + key * v[r, h, j]
                     n[r, h, i, j] = entry
                     y[r, h, j] += read * entry
+
+
+@njit(inline="always", **_OPTIONS)
+def _softplus(value: float) -> float:
+    return value if value > 20 else np.float32(math.log1p(math.exp(value)))
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, float64)",
+      **_OPTIONS)  # fmt: skip
+def gated_delta_step(
+    query: int, key: int, value: int, decay_input: int, beta_input: int, decay_rates: int, bias: int, state: int,
+    outputs: int, new_state: int, rows: int, heads: int, key_dim: int, value_dim: int, eps: float,
+) -> None:  # fmt: skip
+    """Queries and keys before their normalisation; `decay_rates` is `A_log`; states `[rows, heads, key, value]`."""
+    q = carray(_pointer(query), (rows, heads, key_dim))
+    k = carray(_pointer(key), (rows, heads, key_dim))
+    v = carray(_pointer(value), (rows, heads, value_dim))
+    a = carray(_pointer(decay_input), (rows, heads))
+    b = carray(_pointer(beta_input), (rows, heads))
+    rate = carray(_pointer(decay_rates), (heads,))
+    step_bias = carray(_pointer(bias), (heads,))
+    s = carray(_pointer(state), (rows, heads, key_dim, value_dim))
+    y = carray(_pointer(outputs), (rows, heads, value_dim))
+    n = carray(_pointer(new_state), (rows, heads, key_dim, value_dim))
+    correction = np.empty(value_dim, np.float32)
+    for r in range(rows):
+        for h in range(heads):
+            query_square, key_square = np.float32(0), np.float32(0)
+            for i in range(key_dim):
+                query_square += q[r, h, i] * q[r, h, i]
+                key_square += k[r, h, i] * k[r, h, i]
+            query_scale = np.float32(1 / math.sqrt(key_dim) / math.sqrt(query_square + eps))
+            key_scale = np.float32(1 / math.sqrt(key_square + eps))
+            decay = np.float32(math.exp(-math.exp(rate[h]) * _softplus(a[r, h] + step_bias[h])))
+            beta = _sigmoid(b[r, h])
+            for j in range(value_dim):
+                correction[j] = 0
+                y[r, h, j] = 0
+            for i in range(key_dim):
+                here = k[r, h, i] * key_scale * decay
+                for j in range(value_dim):
+                    correction[j] += here * s[r, h, i, j]
+            for j in range(value_dim):
+                correction[j] = (v[r, h, j] - correction[j]) * beta
+            for i in range(key_dim):
+                here, read = k[r, h, i] * key_scale, q[r, h, i] * query_scale
+                for j in range(value_dim):
+                    entry = decay * s[r, h, i, j] + here * correction[j]
+                    n[r, h, i, j] = entry
+                    y[r, h, j] += read * entry
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def state_space_step(
+    mixed: int, step_inputs: int, bias: int, decay_rates: int, skip: int, state: int, outputs: int, new_state: int,
+    rows: int, heads: int, head_dim: int, groups: int, size: int,
+) -> None:  # fmt: skip
+    """`mixed` is x | B | C, `decay_rates` is `A_log`; states `[rows, heads, head_dim, size]`."""
+    inner = heads * head_dim
+    m = carray(_pointer(mixed), (rows, inner + 2 * groups * size))
+    dt = carray(_pointer(step_inputs), (rows, heads))
+    step_bias = carray(_pointer(bias), (heads,))
+    rate = carray(_pointer(decay_rates), (heads,))
+    d = carray(_pointer(skip), (heads,))
+    s = carray(_pointer(state), (rows, heads, head_dim, size))
+    y = carray(_pointer(outputs), (rows, inner))
+    n = carray(_pointer(new_state), (rows, heads, head_dim, size))
+    for r in range(rows):
+        for h in range(heads):
+            group = h * groups // heads
+            writes, reads = inner + group * size, inner + (groups + group) * size
+            step = np.float32(_softplus(dt[r, h] + step_bias[h]))
+            decay = np.float32(math.exp(-math.exp(rate[h]) * step))
+            for i in range(head_dim):
+                x = m[r, h * head_dim + i]
+                update, read = x * step, np.float32(0)
+                for j in range(size):
+                    entry = decay * s[r, h, i, j] + update * m[r, writes + j]
+                    n[r, h, i, j] = entry
+                    read += entry * m[r, reads + j]
+                y[r, h * head_dim + i] = read + d[h] * x

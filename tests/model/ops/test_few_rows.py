@@ -12,8 +12,10 @@ from model.linear import Linear
 from model.norms import RMSNorm
 from model.ops import few_rows
 from model.ops.convolution import next_convolution_state, short_convolution
+from model.ops.gated_delta_rule import L2_NORM_EPS, l2_normalised, step_gated_delta_rule
 from model.ops.gated_linear_attention import step_gated_linear_attention
 from model.ops.hgrn2_gate import hgrn2_gate
+from model.ops.state_space_duality import step_state_space_duality
 from tests.support.trained_models import small_config, text
 
 EXACT = {"atol": 2e-6, "rtol": 1e-5}
@@ -75,6 +77,38 @@ def test_hgrn2_step(bound: float | None) -> None:
     torch.testing.assert_close(output[:, 0].unflatten(-1, (3, 16)), expected, **EXACT)
     torch.testing.assert_close(new_state, expected_state, **EXACT)
     assert torch.equal(state, before)
+
+
+def test_gated_delta_step() -> None:
+    query, key, value = torch.randn(2, 1, 48), torch.randn(2, 1, 48), torch.randn(2, 1, 60)
+    decay_input, beta_input, decay_rates, bias = (torch.randn(size) for size in ((2, 1, 3), (2, 1, 3), 3, 3))
+    state = torch.randn(2, 3, 16, 20)
+    before = state.clone()
+    heads = [l2_normalised(part[:, 0].unflatten(-1, (3, 16))) for part in (query, key)]
+    log_decay = -decay_rates.exp() * functional.softplus(decay_input[:, 0] + bias)
+    values, beta = value[:, 0].unflatten(-1, (3, 20)), beta_input[:, 0].sigmoid()
+    expected, expected_state = step_gated_delta_rule(*heads, values, log_decay, beta, state)
+    inputs = (query, key, value, decay_input, beta_input, decay_rates, bias)
+    output, new_state = few_rows.gated_delta_step(*inputs, state, L2_NORM_EPS)
+    torch.testing.assert_close(output[:, 0].unflatten(-1, (3, 20)), expected, **EXACT)
+    torch.testing.assert_close(new_state, expected_state, **EXACT)
+    assert torch.equal(state, before)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_state_space_step(groups: int) -> None:
+    heads, head_dim, size = 4, 8, 12
+    mixed, step_inputs = torch.randn(2, 1, heads * head_dim + 2 * groups * size), 10 * torch.randn(2, 1, heads)
+    bias, decay_rates, skip = torch.randn(heads), torch.randn(heads), torch.randn(heads)
+    state = torch.randn(2, heads, head_dim, size)
+    x, B, C = mixed[:, 0].split((heads * head_dim, groups * size, groups * size), dim=-1)
+    step_sizes = functional.softplus(step_inputs[:, 0] + bias)
+    parts = x.unflatten(-1, (heads, -1)), step_sizes, -decay_rates.exp()
+    B, C = (part.unflatten(-1, (groups, -1)) for part in (B, C))
+    expected, expected_state = step_state_space_duality(*parts, B, C, state, skip=skip)
+    output, new_state = few_rows.state_space_step(mixed, step_inputs, bias, decay_rates, skip, state, groups)
+    torch.testing.assert_close(output[:, 0], expected.flatten(1), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(new_state, expected_state, atol=2e-5, rtol=1e-5)
 
 
 def test_only_few_float32_rows_without_gradients_take_it() -> None:
