@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from model.ops import cuda_kernels
+
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Each token attends to itself and those before it."""
+    if cuda_kernels.takes_flash_attention(query):
+        return cuda_kernels.attention(query, key, value)
     key, value = _repeated(query, key, value)
     return scaled_dot_product_attention(query, key, value, is_causal=True)
 
@@ -29,6 +33,8 @@ def document_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Seque
     batch, _, time, _ = query.shape
     if sum(lengths) != batch * time:
         raise ValueError(f"document lengths sum to {sum(lengths)}, but {batch} rows of {time} tokens were given")
+    if cuda_kernels.takes_flash_attention(query):
+        return cuda_kernels.document_attention(query, key, value, lengths)
     flat = [part.transpose(1, 2).flatten(0, 1).split(list(lengths)) for part in (query, key, value)]
     outputs = [
         causal_attention(*(part.transpose(0, 1).unsqueeze(0) for part in document)).squeeze(0).transpose(0, 1)
@@ -44,6 +50,8 @@ def continued_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     The part over the past needs no mask and the part over the new tokens is plainly causal; the two are merged by
     their log-sum-exp (as in flash decoding), so that no mask of `[time, past]` is made.
     """
+    if cuda_kernels.takes_flash_attention(query):
+        return cuda_kernels.attention(query, key, value)
     time, past = query.shape[2], key.shape[2] - query.shape[2]
     if time == 1:
         return _decode(query, key, value)

@@ -29,7 +29,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_SIZE = 64
+from model.ops import cuda_kernels
+
+# The smallest that holds the whole sequence, else the largest.
+CHUNK_SIZES = (16, 32, 64)
+CHUNK_SIZE = CHUNK_SIZES[-1]
 # Diagonal blocks of `I + L` that are inverted row by row; larger ones are put together from these.
 INVERSE_BLOCK = 16
 # flash-linear-attention's: keeps the direction of a vector of zeros finite.
@@ -53,9 +57,21 @@ def chunk_gated_delta_rule(
     `[batch, time, heads, value_dim]`, `log_decay` (at most 0) and `beta` (0 to 1) are `[batch, time, heads]`
     (fla's layout), `initial_state` and the returned state `[batch, heads, key_dim, value_dim]` in float32.
     `document_starts` `[batch, time]` marks tokens before which the state is emptied.
-    Computes in float32 whatever the inputs or autocast say; the output has the query's dtype.
+    Computes in float32 whatever the inputs or autocast say; the output has the query's dtype. On CUDA fla's kernel
+    takes its place where installed (see `model.ops.cuda_kernels`).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if cuda_kernels.takes(query, "fla"):
+        return cuda_kernels.gated_delta_rule(
+            query,
+            key,
+            value,
+            log_decay,
+            beta,
+            scale=scale,
+            initial_state=initial_state,
+            document_starts=document_starts,
+        )
     with torch.autocast(query.device.type, enabled=False):
         parts = tuple(part.float() for part in (query, key, value, log_decay, beta))
         if initial_state is None:
@@ -82,6 +98,10 @@ def step_gated_delta_rule(
     and the new state.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if cuda_kernels.takes(query, "fla"):
+        token = (part.unsqueeze(1) for part in (query, key, value, log_decay, beta))
+        output, state = cuda_kernels.gated_delta_rule(*token, scale=scale, initial_state=state)
+        return output.squeeze(1), state
     state = state * log_decay.float().exp()[..., None, None]
     key = key.float()
     stored = (key.unsqueeze(-2) @ state).squeeze(-2)
@@ -111,18 +131,19 @@ class _ChunkedForm(torch.autograd.Function):
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         time = query.shape[1]
-        between, since_start = _decays(log_decay, document_starts)
-        queries = _chunk_major(query).mul_(scale)
-        keys = _chunk_major(key)
+        chunk = next((size for size in CHUNK_SIZES if time <= size), CHUNK_SIZE)
+        between, since_start = _decays(log_decay, document_starts, chunk)
+        queries = _chunk_major(query, chunk).mul_(scale)
+        keys = _chunk_major(key, chunk)
         weights = beta.unsqueeze(-1)
-        weighted_keys = _chunk_major(key, weights)
+        weighted_keys = _chunk_major(key, chunk, weights)
 
         transposed_keys = keys.transpose(-1, -2)
         scores = torch.matmul(queries, transposed_keys).mul_(between)
         overlaps = torch.matmul(weighted_keys, transposed_keys).mul_(between)
         inverse = unit_lower_inverse(overlaps)
         removed = inverse @ (weighted_keys * since_start)
-        written = inverse @ _chunk_major(value, weights)
+        written = inverse @ _chunk_major(value, chunk, weights)
         kept_keys = keys * between[..., -1, :].unsqueeze(-1)
         states = _scan(initial_state, since_start[..., -1:, :], removed, written, kept_keys)
 
@@ -152,10 +173,10 @@ class _ChunkedForm(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         value, beta, document_starts, queries, keys, weighted_keys, *rest = ctx.saved_tensors
         between, since_start, scores, overlaps, inverse, removed, written, states = rest
-        time = value.shape[1]
+        time, chunk = value.shape[1], between.shape[-1]
         to_last = between[..., -1, :].unsqueeze(-1)
 
-        grads = _chunk_major(grad_output.float())
+        grads = _chunk_major(grad_output.float(), chunk)
         grad_written = scores.transpose(-1, -2) @ grads
         grad_states = _scan_backward(
             grad_state.float(), since_start[..., -1:, :], removed, grad_written, keys * to_last,
@@ -203,15 +224,15 @@ class _ChunkedForm(torch.autograd.Function):
         )
 
 
-def _decays(log_decay: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+def _decays(log_decay: Tensor, document_starts: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     """`D` `[chunks, batch, heads, chunk, chunk]` and `e` `[chunks, batch, heads, chunk, 1]`."""
     decay = log_decay.exp()
     if document_starts is not None:
         decay.masked_fill_(document_starts.unsqueeze(-1), 0.0)
-    decay = _chunk_major(decay.unsqueeze(-1), padding=1.0)
-    between = decay.new_zeros(*decay.shape[:-1], CHUNK_SIZE)
+    decay = _chunk_major(decay.unsqueeze(-1), chunk, padding=1.0)
+    between = decay.new_zeros(*decay.shape[:-1], chunk)
     between.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    for row in range(1, CHUNK_SIZE):
+    for row in range(1, chunk):
         torch.mul(between[..., row - 1, :row], decay[..., row, :], out=between[..., row, :row])
     return between, decay.cumprod(dim=-2)
 
@@ -237,8 +258,8 @@ def unit_lower_inverse(matrices: Tensor) -> Tensor:
 def _diagonal_blocks(matrices: Tensor, block: int) -> Tensor:
     """A view `[..., size / block, block, block]` of the blocks on the diagonal."""
     count = matrices.shape[-1] // block
-    blocks = matrices.unflatten(-1, (count, block)).unflatten(-3, (count, block))
-    return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+    grid: Tensor = matrices.unflatten(-1, (count, block)).unflatten(-3, (count, block))
+    return grid.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def _invert_blocks(blocks: Tensor, inverses: Tensor) -> None:
@@ -290,7 +311,7 @@ def _decay_gradient(pairs: Tensor, reads: Tensor, writes: Tensor, carried: Tenso
     `pairs[i, j]` from a token j to a later one i (made use of), `reads[i]` from the old state to i, `writes[j]` from
     j to the new state, `carried` from the old to the new state.
     """
-    for row in range(CHUNK_SIZE - 2, 0, -1):
+    for row in range(pairs.shape[-1] - 2, 0, -1):
         pairs[..., row, :row] += pairs[..., row + 1, :row]
     grad = pairs.tril_(-1).sum(dim=-1)
     grad += reads.flip(-1).cumsum(dim=-1).flip(-1)
@@ -298,26 +319,29 @@ def _decay_gradient(pairs: Tensor, reads: Tensor, writes: Tensor, carried: Tenso
     return grad.add_(carried.unsqueeze(-1))
 
 
-def _pad(tensor: Tensor, padding: float) -> Tensor:
-    """`tensor` extended along time to whole chunks."""
-    missing = -tensor.shape[1] % CHUNK_SIZE
-    if missing == 0:
-        return tensor
-    return torch.cat([tensor, tensor.new_full((tensor.shape[0], missing, *tensor.shape[2:]), padding)], dim=1)
-
-
-def _chunk_major(tensor: Tensor, factor: Tensor | None = None, padding: float = 0.0) -> Tensor:
+def _chunk_major(tensor: Tensor, chunk: int, factor: Tensor | None = None, padding: float = 0.0) -> Tensor:
     """`[batch, time, heads, dim]`, times a factor, to contiguous `[chunks, batch, heads, chunk, dim]`."""
-    source = _pad(tensor, padding).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4)
+    source = _in_chunks(tensor, chunk, padding)
     if factor is None:
         return source.contiguous()
     result = torch.empty(source.shape, dtype=source.dtype, device=source.device)
-    return torch.mul(source, _pad(factor, 0.0).unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4), out=result)
+    return torch.mul(source, _in_chunks(factor, chunk), out=result)
+
+
+def _in_chunks(tensor: Tensor, chunk: int, padding: float = 0.0) -> Tensor:
+    """`[chunks, batch, heads, chunk, dim]`, a view where `tensor` has whole chunks."""
+    missing = -tensor.shape[1] % chunk
+    if missing:
+        end = tensor.new_full((tensor.shape[0], missing, *tensor.shape[2:]), padding)
+        tensor = torch.cat([tensor, end], dim=1)
+    chunks: Tensor = tensor.unflatten(1, (-1, chunk))
+    return chunks.permute(1, 0, 3, 2, 4)
 
 
 def _time_major(tensor: Tensor, time: int) -> Tensor:
     """The way back of `_chunk_major`, cut to `time`."""
-    return tensor.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :time]
+    rows: Tensor = tensor.permute(1, 0, 3, 2, 4).flatten(1, 2)
+    return rows[:, :time]
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> None:
@@ -330,7 +354,7 @@ class _L2Normalised(torch.autograd.Function):
     def forward(ctx: Any, heads: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)
         inverse = length.square_().add_(L2_NORM_EPS).rsqrt_()
-        normalised = heads * inverse
+        normalised: Tensor = heads * inverse
         ctx.save_for_backward(normalised, inverse)
         return normalised
 
@@ -339,4 +363,5 @@ class _L2Normalised(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         normalised, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(grad, normalised).unsqueeze(-1)
-        return torch.addcmul(grad, normalised, along, value=-1.0).mul_(inverse)
+        result: Tensor = torch.addcmul(grad, normalised, along, value=-1.0).mul_(inverse)
+        return result

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.ops import cuda_kernels
+
 # exp(60) = 1e26: products with activations and sums over a chunk stay far inside float32's 3e38.
 MAXIMUM_EXPONENT = 60.0
 CHUNK_SIZES = (64, 32, 16, 8)
@@ -44,9 +46,14 @@ def chunk_gated_linear_attention(
     `query`, `key`, `log_decay` are `[batch, time, heads, key_dim]`, `value` is `[batch, time, heads, value_dim]`
     (fla's layout), `initial_state` and the returned state `[batch, heads, key_dim, value_dim]` in float32.
     `log_decay` is at most 0. `document_starts` `[batch, time]` marks tokens before which the state is emptied.
-    Computes in float32 whatever the inputs or autocast say; the output has the query's dtype.
+    Computes in float32 whatever the inputs or autocast say; the output has the query's dtype. On CUDA fla's kernel
+    takes its place where installed (see `model.ops.cuda_kernels`).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if cuda_kernels.takes(query, "fla"):
+        return cuda_kernels.gated_linear_attention(
+            query, key, value, log_decay, scale=scale, initial_state=initial_state, document_starts=document_starts
+        )
     with torch.autocast(query.device.type, enabled=False):
         parts = tuple(part.float() for part in (query, key, value, log_decay))
         if initial_state is None:
@@ -65,6 +72,10 @@ def step_gated_linear_attention(
     `[batch, heads, key_dim, value_dim]` and is not modified. Returns the output and the new state.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if cuda_kernels.takes(query, "fla"):
+        token = (part.unsqueeze(1) for part in (query, key, value, log_decay))
+        output, state = cuda_kernels.gated_linear_attention(*token, scale=scale, initial_state=state)
+        return output.squeeze(1), state
     state = state * log_decay.float().exp().unsqueeze(-1)
     state = state.addcmul_(key.float().unsqueeze(-1), value.float().unsqueeze(-2))
     output = (query.float() * scale).unsqueeze(-2) @ state
