@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
 
 
 def _is_plain(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
+    return weight.dtype == torch.float32 and weight.is_cpu and weight.is_contiguous()
 
 
 def _onednn(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -32,14 +32,14 @@ def takes_compiled(hidden: Tensor, *others: Tensor) -> bool:
         not torch.is_grad_enabled()
         and hidden.dtype == torch.float32
         and 0 < hidden.numel() <= MOST_ROWS * hidden.shape[-1]
-        and hidden.device.type == "cpu"
+        and hidden.is_cpu
         and torch.get_num_threads() <= MOST_THREADS
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and has_numba()
-        and all(other.dtype == torch.float32 and other.device.type == "cpu" for other in others)
+        and (not others or all(other.dtype == torch.float32 and other.is_cpu for other in others))
     )
 
 
