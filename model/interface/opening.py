@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load
 from model.errors import CheckpointError
 from model.exports.gguf import load_gguf, read_architecture, read_config, read_tokenizer_json
+from model.exports.onnx.directory import METADATA_FILE as ONNX_FILE
 from model.interface.contract import ModelFormat, ModelInterface
 from model.interface.hybrid import HybridInterface
 from model.interface.llama_cpp import LlamaCodec, LlamaInterface, TokenizerCodec
 from model.language_model import HybridLM
 from model.llama_cpp import LlamaModel, available_builds, build_for
-from model.quantization import WEIGHTS_FILE as INT8_WEIGHTS_FILE
-from model.quantization import load_int8
+from model.quantization import INT4_WEIGHTS_FILE, INT8_WEIGHTS_FILE, load_int4, load_int8
 
 TOKENIZER_FILE = "tokenizer.json"
 #: What documents end with, by the names tokenizers use; the first one present is taken.
@@ -32,12 +32,15 @@ class Runtime(StrEnum):
 
     TORCH = "torch"
     LLAMA_CPP = "llama.cpp"
+    ONNX_RUNTIME = "onnxruntime"
 
 
 def open_model(
     path: str | Path, tokenizer_path: str | Path | None = None, runtime: Runtime | str | None = None
 ) -> ModelInterface:
-    """Open a checkpoint directory, an int8 directory or a GGUF file; a weights file means its directory.
+    """Open a directory of a checkpoint, of int8 or int4 weights or of an ONNX export, or a GGUF file.
+
+    A weights file (`onnx.json` of an export) means its directory.
 
     The tokenizer is the one given, else `tokenizer.json` beside the weights or one directory up,
     else the one stored in the GGUF file. runtime: by default llama.cpp for GGUF files where a build for
@@ -50,13 +53,20 @@ def open_model(
     if chosen is Runtime.LLAMA_CPP:
         return _open_in_llama_cpp(weights, given)
     tokenizer = _open_tokenizer(model_format, weights, given)
+    if chosen is Runtime.ONNX_RUNTIME:
+        return _open_in_onnxruntime(weights, tokenizer)
     model = _load(model_format, weights)
     return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, weights.stat().st_size)
 
 
 def detect(path: Path) -> tuple[ModelFormat, Path]:
     """The format and the file with the weights."""
-    by_name = {WEIGHTS_FILE: ModelFormat.FLOAT32, INT8_WEIGHTS_FILE: ModelFormat.INT8}
+    by_name = {
+        WEIGHTS_FILE: ModelFormat.FLOAT32,
+        INT8_WEIGHTS_FILE: ModelFormat.INT8,
+        INT4_WEIGHTS_FILE: ModelFormat.INT4,
+        ONNX_FILE: ModelFormat.ONNX,
+    }
     if path.is_file():
         if path.suffix == ".gguf":
             return ModelFormat.GGUF, path
@@ -67,8 +77,8 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
     found += [(ModelFormat.GGUF, file) for file in sorted(path.glob("*.gguf"))]
     if not found:
         raise CheckpointError(
-            f"'{path}' holds no model: expected {WEIGHTS_FILE} or {INT8_WEIGHTS_FILE} with {CONFIG_FILE}, "
-            "or a .gguf file"
+            f"'{path}' holds no model: expected {WEIGHTS_FILE}, {INT8_WEIGHTS_FILE} or {INT4_WEIGHTS_FILE} with "
+            f"{CONFIG_FILE}, an ONNX export with {ONNX_FILE}, or a .gguf file"
         )
     if len(found) > 1:
         names = ", ".join(file.name for _, file in found)
@@ -77,11 +87,13 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
 
 
 def _runtime(model_format: ModelFormat, weights: Path, wanted: Runtime | str | None) -> Runtime:
+    if model_format is ModelFormat.ONNX:
+        if wanted is not None and Runtime(wanted) is not Runtime.ONNX_RUNTIME:
+            raise CheckpointError(f"'{weights}' is an ONNX export, which only {Runtime.ONNX_RUNTIME} runs")
+        return Runtime.ONNX_RUNTIME
     if model_format is not ModelFormat.GGUF:
         if wanted is not None and Runtime(wanted) is not Runtime.TORCH:
-            raise CheckpointError(
-                f"'{weights}' is no GGUF file, and {wanted} runs only those: export it with save_gguf"
-            )
+            raise CheckpointError(f"'{weights}' is no GGUF file, and {wanted} runs no other: export it first")
         return Runtime.TORCH
     if wanted is not None:
         return Runtime(wanted)
@@ -102,10 +114,19 @@ def _open_in_llama_cpp(weights: Path, given_tokenizer: Path | None) -> LlamaInte
     return LlamaInterface(model, TokenizerCodec(tokenizer, _separator(tokenizer)), config)
 
 
+def _open_in_onnxruntime(description: Path, tokenizer: Tokenizer) -> ModelInterface:
+    # Imported here because a machine that serves other formats need not have onnxruntime.
+    from model.exports.onnx.runtime import OnnxRuntime
+    from model.interface.onnx_runtime import OnnxRuntimeModel
+
+    return OnnxRuntimeModel(OnnxRuntime(description.parent), tokenizer, _separator(tokenizer))
+
+
 def _load(model_format: ModelFormat, weights: Path) -> HybridLM:
     if model_format is ModelFormat.GGUF:
         return load_gguf(weights)
-    return load_int8(weights.parent) if model_format is ModelFormat.INT8 else load(weights.parent)
+    load_directory = {ModelFormat.INT8: load_int8, ModelFormat.INT4: load_int4}.get(model_format, load)
+    return load_directory(weights.parent)
 
 
 def _open_tokenizer(model_format: ModelFormat, weights: Path, given: Path | None) -> Tokenizer:
