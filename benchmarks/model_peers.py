@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import HybridLM, ModelConfig
 from model.mixers import MIXERS
@@ -80,6 +80,22 @@ def built(candidate: Candidate, size: Size) -> nn.Module:
 def parameters(model: nn.Module) -> int:
     """Distinct parameters: a tied head is counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def qwen_delta_rule(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor) -> Tensor:
+    """Transformers' chunked gated delta rule in plain PyTorch."""
+    from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
+
+    output: Tensor = torch_chunk_gated_delta_rule(query, key, value, g=log_decay, beta=beta)[0]
+    return output
+
+
+def granite_scan(inputs: Tensor, step_sizes: Tensor, decay_rates: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Transformers' chunked state space scan in plain PyTorch, at its default chunk size."""
+    from transformers.models.granitemoehybrid.modeling_granitemoehybrid import mamba2_chunk_scan
+
+    output: Tensor = mamba2_chunk_scan(inputs, step_sizes, decay_rates, B, C, chunk_size=256)
+    return output
 
 
 def _our_config(size: Size, kind: str, inner: int) -> ModelConfig:

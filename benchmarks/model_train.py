@@ -13,8 +13,8 @@ width (for Mamba-2, which has none, the number of layers) makes up the differenc
   its cache, and `generate`, everything it does included.
 
 Every repeat measures all models in an order drawn anew; the figure is the median over repeats of tokens a second, and
-the ratio the median of the repeats' ratios of ours to the best Hugging Face hybrid of that same repeat. With one thread the clock
-is the process's CPU time, so that other load on the machine counts little; with several it is the wall's.
+the ratio the median of the repeats' ratios of ours to the best Hugging Face hybrid of that same repeat. With one
+thread the clock is the process's CPU time, so that other load on the machine counts less; with several the wall's.
 """
 
 from __future__ import annotations
