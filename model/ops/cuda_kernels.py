@@ -1,12 +1,13 @@
 """GPU kernels of other projects, behind the signatures of our own operations.
 
-On an NVIDIA GPU the core operations are taken from flash-linear-attention (HGRN-2, Gated DeltaNet) and flash-attn
-when these can be imported; otherwise, and always with the environment variable `SAM2_KERNELS=torch`, the plain
-PyTorch forms run there too. What is used is logged once. The packages are never imported on a machine without CUDA,
-where their presence alone breaks some models of transformers.
+On an NVIDIA GPU the core operations are taken from flash-linear-attention (HGRN-2, Gated DeltaNet), mamba_ssm
+(Mamba-2) and flash-attn when these can be imported; otherwise, and always with the environment variable
+`SAM2_KERNELS=torch`, the plain PyTorch forms run there too. What is used is logged once. The packages are never
+imported on a machine without CUDA, where their presence alone breaks some models of transformers.
 
-No function here has been run on a GPU. Tests run fla's real kernels through them in Triton's interpreter, gradients
-and documents included; flash-attn, which has no interpreter, is only tested by what it is called with.
+No function here has been run on a GPU. Tests run the real kernels of fla and (where its sources are at hand) of
+mamba_ssm through them in Triton's interpreter, gradients and documents included; flash-attn, which has no
+interpreter, is only tested by what it is called with.
 
 Differences that remain: with inputs in bfloat16 the kernels multiply in bfloat16 where the PyTorch forms use
 float32 throughout, and with float32 inputs they may use the GPU's TF32. States are float32 in both.
@@ -35,6 +36,8 @@ PACKAGES = {"fla": "fla.ops", "flash_attn": "flash_attn", "mamba_ssm": "mamba_ss
 # Up to here, without gradients, walking through the tokens is faster than chunks (the bound of fla's own layers).
 _FEW_TOKENS = 64
 _FLASH_ATTENTION_LARGEST_HEAD = 256
+# mamba_ssm's own choice.
+_MAMBA_CHUNK = 256
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +100,37 @@ def gated_delta_rule(
     tokens |= {"g": log_decay.float(), "beta": beta.float()}
     output, state = _recurrence(kernel, tokens, scale, initial_state, document_starts)
     return output.to(query.dtype), state
+
+
+def state_space_duality(
+    inputs: Tensor,
+    step_sizes: Tensor,
+    decay_rates: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    skip: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    document_starts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`chunk_state_space_duality` by mamba_ssm's `mamba_chunk_scan_combined`.
+
+    The kernel keeps the initial state for tokens of document 0, which is what counting starts gives.
+    """
+    kernel = importlib.import_module(PACKAGES["mamba_ssm"]).mamba_chunk_scan_combined
+    output, state = kernel(
+        inputs,
+        step_sizes.float(),
+        decay_rates.float(),
+        B.to(inputs.dtype),
+        C.to(inputs.dtype),
+        chunk_size=_MAMBA_CHUNK,
+        D=None if skip is None else skip.float(),
+        initial_states=None if initial_state is None else initial_state.float(),
+        seq_idx=None if document_starts is None else document_starts.cumsum(dim=1, dtype=torch.int32),
+        return_final_states=True,
+    )
+    return output, state.float()
 
 
 def takes_flash_attention(query: Tensor) -> bool:

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.ops import cuda_kernels
+
 CHUNK_SIZE = 64
 # Elements of a chunk and of its states that are worked on together: 1 MiB, a core's share of the cache.
 TILE_ELEMENTS = 2**18
@@ -52,8 +54,20 @@ def chunk_state_space_duality(
     serving `heads / groups` neighbouring heads; `initial_state` and the returned state are
     `[batch, heads, head_dim, state]` in float32 (mamba_ssm's layouts). `document_starts` `[batch, time]` marks
     tokens before which the state is emptied. Computes in float32 whatever the inputs or autocast say; the output
-    has the inputs' dtype.
+    has the inputs' dtype. On a GPU mamba_ssm's kernel takes its place where installed (see
+    `model.ops.cuda_kernels`).
     """
+    if cuda_kernels.takes(inputs, "mamba_ssm"):
+        return cuda_kernels.state_space_duality(
+            inputs,
+            step_sizes,
+            decay_rates,
+            B,
+            C,
+            skip=skip,
+            initial_state=initial_state,
+            document_starts=document_starts,
+        )
     with torch.autocast(inputs.device.type, enabled=False):
         x, dt, A, keys, queries = (part.float() for part in (inputs, step_sizes, decay_rates, B, C))
         D = None if skip is None else skip.float()

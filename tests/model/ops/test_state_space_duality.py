@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +13,8 @@ from torch.nn.functional import softplus
 from model.ops import state_space_duality
 from model.ops.reference import naive_state_space_duality
 from model.ops.state_space_duality import chunk_state_space_duality, step_state_space_duality
+from tests.support.mamba_ssm_source import mamba_ssm_module, needs_mamba_ssm_source
+from tests.support.triton_interpreter import Call, interpret
 
 # Mean pre-activation of the step sizes, and its spread: those of a fresh layer; steps near 1e-7; and steps from
 # nothing to hundreds side by side, so that decays of exp(-1000) stand next to none.
@@ -172,21 +169,9 @@ def test_computes_in_float32_under_autocast() -> None:
     torch.testing.assert_close(step_output, expected[:, 0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.fixture
-def mamba_ssm_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mamba_ssm importable from its sources: its `__init__` and its compiled scan, which need CUDA, left out."""
-    folder = os.environ.get("MAMBA_SSM_SOURCE")
-    if not folder:
-        pytest.skip("MAMBA_SSM_SOURCE is unset: name an unpacked source distribution of mamba_ssm (needs einops)")
-    pytest.importorskip("einops")
-    package = types.ModuleType("mamba_ssm")
-    package.__path__ = [str(Path(folder, "mamba_ssm"))]
-    monkeypatch.setitem(sys.modules, "mamba_ssm", package)
-    monkeypatch.setitem(sys.modules, "selective_scan_cuda", types.ModuleType("selective_scan_cuda"))
-
-
-def test_equals_mamba_ssms_minimal_listing(mamba_ssm_source: None) -> None:
-    minimal = importlib.import_module("mamba_ssm.modules.ssd_minimal").ssd_minimal_discrete
+@needs_mamba_ssm_source
+def test_equals_mamba_ssms_minimal_listing() -> None:
+    minimal = mamba_ssm_module("modules.ssd_minimal").ssd_minimal_discrete
 
     def listing(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         B, C = (part.repeat_interleave(x.shape[2] // part.shape[2], dim=2) for part in (B, C))
@@ -202,8 +187,9 @@ def test_equals_mamba_ssms_minimal_listing(mamba_ssm_source: None) -> None:
         assert max(errors.values()) < 1e-5, errors
 
 
-def test_equals_mamba_ssms_selective_scan(mamba_ssm_source: None) -> None:
-    reference = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_ref
+@needs_mamba_ssm_source
+def test_equals_mamba_ssms_selective_scan() -> None:
+    reference = mamba_ssm_module("ops.selective_scan_interface").selective_scan_ref
 
     def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         heads, head_dim = x.shape[2:]
@@ -228,3 +214,22 @@ def test_equals_mamba_ssms_selective_scan(mamba_ssm_source: None) -> None:
         exact.pop("gradient of state")
         errors = relative_errors(fast, {name: expected.double() for name, expected in exact.items()})
         assert max(errors.values()) < 1e-5, errors
+
+
+@needs_mamba_ssm_source
+@pytest.mark.slow
+def test_equals_mamba_ssms_triton_kernels_through_the_gpu_path() -> None:
+    case = Case(*(part.float() for part in make_case(70, (-1.0, 1.0), groups=2)))
+    starts = torch.zeros(2, 70, dtype=torch.bool)
+    starts[0, 30] = starts[1, 0] = starts[1, 33] = starts[1, 50] = True
+    tensors = dict(zip(_ARGUMENTS, case, strict=True))
+    calls = [Call(_INTERPRETED, tensors | documents, gradients=True) for documents in ({}, {"document_starts": starts})]
+    for documents, found in zip((None, starts), interpret(calls), strict=True):
+        exact = outputs_and_gradients(chunk_state_space_duality, case, torch.float32, documents)
+        names = ["result0", "result1", *(f"gradient.{name}" for name in _ARGUMENTS)]
+        errors = relative_errors(dict(zip(exact, (found[name] for name in names), strict=True)), exact)
+        assert max(errors.values()) < 1e-5, errors
+
+
+_ARGUMENTS = ("inputs", "step_sizes", "decay_rates", "B", "C", "skip", "initial_state")
+_INTERPRETED = "tests.support.mamba_ssm_source:interpreted_state_space_duality"
