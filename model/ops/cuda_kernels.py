@@ -16,11 +16,11 @@ float32 throughout, and with float32 inputs they may use the GPU's TF32. States 
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ def gated_linear_attention(
     document_starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`chunk_gated_linear_attention` by fla's `chunk_gla`, or by `fused_recurrent_gla` for few tokens."""
-    kernels = importlib.import_module("fla.ops.gla")
+    kernels = import_module("fla.ops.gla")
     tokens = {"q": query.to(value.dtype), "k": key.to(value.dtype), "v": value}
     if _are_few(query):
         kernel, tokens["gk"] = kernels.fused_recurrent_gla, log_decay.float()
@@ -94,7 +94,7 @@ def gated_delta_rule(
     document_starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`chunk_gated_delta_rule` by fla's kernel of that name, or by its `fused_recurrent` form for few tokens."""
-    kernels = importlib.import_module("fla.ops.gated_delta_rule")
+    kernels = import_module("fla.ops.gated_delta_rule")
     kernel = kernels.fused_recurrent_gated_delta_rule if _are_few(query) else kernels.chunk_gated_delta_rule
     tokens = {"q": query.to(value.dtype), "k": key.to(value.dtype), "v": value}
     tokens |= {"g": log_decay.float(), "beta": beta.float()}
@@ -117,7 +117,7 @@ def state_space_duality(
 
     The kernel keeps the initial state for tokens of document 0, which is what counting starts gives.
     """
-    kernel = importlib.import_module(PACKAGES["mamba_ssm"]).mamba_chunk_scan_combined
+    kernel = import_module(PACKAGES["mamba_ssm"]).mamba_chunk_scan_combined
     output, state = kernel(
         inputs,
         step_sizes.float(),
@@ -147,7 +147,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Its causal mask is aligned to the last key, and grouped heads need no repetition.
     """
-    kernel = importlib.import_module("flash_attn").flash_attn_func
+    kernel = import_module("flash_attn").flash_attn_func
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     output: Tensor = kernel(query, key, value, causal=True).transpose(1, 2)
     return output
@@ -155,7 +155,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def document_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int]) -> Tensor:
     """`document_attention` by `flash_attn_varlen_func`: all documents of all rows in one call."""
-    kernel = importlib.import_module("flash_attn").flash_attn_varlen_func
+    kernel = import_module("flash_attn").flash_attn_varlen_func
     ends = [0, *itertools.accumulate(lengths)]
     boundaries = torch.tensor(ends, dtype=torch.int32, device=query.device)
     flat = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
@@ -226,7 +226,7 @@ def _are_few(query: Tensor) -> bool:
 
 def _can_import(package: str, module: str) -> bool:
     try:
-        importlib.import_module(module)
+        import_module(module)
     except ImportError as error:
         _log.info("GPU kernels of %s: plain PyTorch instead (%s)", package, error)
         return False

@@ -133,7 +133,7 @@ class _ChunkedForm(torch.autograd.Function):
         time = query.shape[1]
         chunk = next((size for size in CHUNK_SIZES if time <= size), CHUNK_SIZE)
         between, since_start = _decays(log_decay, document_starts, chunk)
-        queries = _chunk_major(query, chunk).mul_(scale)
+        queries = _chunk_major(query, chunk, scale)
         keys = _chunk_major(key, chunk)
         weights = beta.unsqueeze(-1)
         weighted_keys = _chunk_major(key, chunk, weights)
@@ -319,13 +319,12 @@ def _decay_gradient(pairs: Tensor, reads: Tensor, writes: Tensor, carried: Tenso
     return grad.add_(carried.unsqueeze(-1))
 
 
-def _chunk_major(tensor: Tensor, chunk: int, factor: Tensor | None = None, padding: float = 0.0) -> Tensor:
-    """`[batch, time, heads, dim]`, times a factor, to contiguous `[chunks, batch, heads, chunk, dim]`."""
+def _chunk_major(tensor: Tensor, chunk: int, factor: Tensor | float = 1.0, padding: float = 0.0) -> Tensor:
+    """`[batch, time, heads, dim]`, times a factor, to new `[chunks, batch, heads, chunk, dim]`, contiguous."""
     source = _in_chunks(tensor, chunk, padding)
-    if factor is None:
-        return source.contiguous()
+    factor = _in_chunks(factor, chunk) if isinstance(factor, Tensor) else factor
     result = torch.empty(source.shape, dtype=source.dtype, device=source.device)
-    return torch.mul(source, _in_chunks(factor, chunk), out=result)
+    return torch.mul(source, factor, out=result)
 
 
 def _in_chunks(tensor: Tensor, chunk: int, padding: float = 0.0) -> Tensor:

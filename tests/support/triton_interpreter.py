@@ -132,11 +132,13 @@ def _run(job: Job) -> dict[str, Tensor]:
 def _run_call(job: Call) -> dict[str, Tensor]:
     module, name = job.function.split(":")
     function = getattr(importlib.import_module(module), name)
+    importlib.import_module("fla.ops")  # all kernels, should the function import them only when called
     _make_loops_interpretable()
     leaves = {
         name: part.requires_grad_(job.gradients and part.is_floating_point()) for name, part in job.tensors.items()
     }
-    results = function(**leaves, **job.options)
+    with torch.set_grad_enabled(job.gradients):
+        results = function(**leaves, **job.options)
     results = results if isinstance(results, tuple) else (results,)
     kept = {f"result{index}": result for index, result in enumerate(results) if result is not None}
     if not job.gradients:

@@ -104,6 +104,18 @@ def test_equals_the_recurrence_at_the_ends_of_every_range(gates: str, beta: floa
     assert_equals_recurrence(case)
 
 
+@pytest.mark.parametrize("time", [1, 16, 64])
+def test_leaves_its_inputs_as_they_were(time: int) -> None:
+    # One chunk, row and head: the layouts inside and outside are then the same memory.
+    leaves = [part[:1, :, :1].float().contiguous().requires_grad_() for part in make_case(time)[:5]]
+    before = [leaf.detach().clone() for leaf in leaves]
+    output, state = chunk_gated_delta_rule(*leaves)
+    results = [output.detach().clone(), state.detach().clone()]
+    torch.autograd.grad([output, state], leaves, [output.detach(), state.detach()])
+    for now, then in zip([*leaves, output, state], [*before, *results], strict=True):
+        assert torch.equal(now, then)
+
+
 def test_documents_are_isolated_and_gradients_stay_exact() -> None:
     starts = torch.rand(BATCH, 200) < 0.05
     assert_equals_recurrence(make_case(200), document_starts=starts)
