@@ -31,7 +31,7 @@ _STEPS, _ROWS, _CONTEXT = 60, 4, 96
 
 def small_config(family: str, name: str = "miniature", **changes: object) -> ModelConfig:
     """`preset(name)` (`miniature`: width 64; `miniature-256`: rows fit K-quants) with the family's layers."""
-    return preset(name).changed(**FAMILIES[family], **changes)
+    return preset(name).changed(**(FAMILIES[family] | changes))
 
 
 @functools.cache

@@ -177,20 +177,23 @@ class GraphMamba2(GraphMixer):
         ]
         super().__init__(mixer, states)
         project = Projections(f"layers.{mixer.layer}.attn")
-        self.in_proj, self.out_proj = project(mixer.in_proj, "in_proj"), project(mixer.out_proj, "out_proj")
+        # The step sizes apart, so that a quantized graph can keep their digits.
+        self.in_proj = project(mixer.in_proj, "in_proj", slice(mixer.parts[0] + mixer.parts[1]))
+        self.dt_proj = project(mixer.in_proj, "in_proj", slice(mixer.parts[0] + mixer.parts[1], None))
+        self.out_proj = project(mixer.out_proj, "out_proj")
         self.conv1d = GraphConvolution(mixer.conv1d)
         self.decay_rates, self.dt_bias = frozen(-mixer.A_log.float().exp()), frozen(mixer.dt_bias)
         self.skip, self.norm_weight = frozen(mixer.D.float().view(-1, 1, 1)), frozen(mixer.norm.weight)
 
     def forward(self, hidden: Tensor, tokens: Tokens, *states: Tensor) -> tuple[Tensor, ...]:
         """`states` are the recurrent state and the convolution's inputs."""
-        gate, mixed, raw_step_sizes = self.in_proj(hidden).split(self.parts, dim=-1)
+        gate, mixed = self.in_proj(hidden).split(self.parts[:2], dim=-1)
         mixed, inputs_after = self.conv1d(mixed, states[1], tokens)
         shared = self.groups * self.state_size
         inputs, written, read = mixed.split((self.parts[0], shared, shared), dim=-1)
         inputs = heads_first(inputs, self.head_dim)
         written, read = (self._for_heads(part) for part in (written, read))
-        step_sizes = masked(recurrences.softplus(raw_step_sizes + self.dt_bias), tokens)
+        step_sizes = masked(recurrences.softplus(self.dt_proj(hidden) + self.dt_bias), tokens)
         log_decay = (self.decay_rates * step_sizes).transpose(1, 2)
         recur = recurrences.step_state_space if tokens.time == 1 else recurrences.chunk_state_space
         stepped = inputs * step_sizes.transpose(1, 2).unsqueeze(-1)

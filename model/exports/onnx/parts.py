@@ -48,7 +48,7 @@ class Projections:
 
     owner: str
 
-    def __call__(self, module: nn.Module, name: str) -> Projection:
+    def __call__(self, module: nn.Module, name: str, outputs: slice = slice(None)) -> Projection:
         # Exactly these, not their subclasses, which may hold more than a matrix.
         if type(module) not in (nn.Linear, Linear):
             raise ConfigurationError(
@@ -56,16 +56,17 @@ class Projections:
                 "(merge_and_unload) and export the float model, then quantize the graphs"
             )
         assert isinstance(module, nn.Linear)
-        return Projection(module)
+        return Projection(module, outputs)
 
 
 class Projection(nn.Module):
     """A linear layer whose matrix lies as ONNX's MatMul reads it, `[in, out]`, so that nothing is turned at load."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, outputs: slice) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().float().t().contiguous(), requires_grad=False)
-        self.bias = None if linear.bias is None else frozen(linear.bias)
+        matrix = linear.weight.detach()[outputs].float().t().contiguous()
+        self.weight = nn.Parameter(matrix, requires_grad=False)
+        self.bias = None if linear.bias is None else frozen(linear.bias[outputs])
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[batch, time, in]` to `[batch, time, out]`."""

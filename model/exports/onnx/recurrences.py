@@ -38,17 +38,18 @@ def chunk_gated_linear_attention(
     decay has three parts: to the end of the key's block, over the blocks between, from the start of the query's.
     """
     queries, keys, values, logs = (part.unflatten(2, (-1, BLOCK_TOKENS)) for part in (query, key, value, log_decay))
-    within = logs.cumsum(dim=3)
+    # Sums in float64, because a difference of them must not lose a weak decay behind a strong one.
+    within = logs.double().cumsum(dim=3)
     pairwise = _decay(within.unsqueeze(4) - within.unsqueeze(3))
     nearby = (queries.unsqueeze(4) * keys.unsqueeze(3) * pairwise).sum(dim=-1)
     mixed = _lower(nearby) @ values
 
-    # [batch, heads, blocks, key_dim]; in float64, because a difference of sums must not lose a weak decay.
-    ends = within[:, :, :, -1].double().cumsum(dim=2)
+    # [batch, heads, blocks, key_dim]
+    ends = within[:, :, :, -1].cumsum(dim=2)
     starts = ends - within[:, :, :, -1]
     blocks = ends.shape[2]
     between = _decay(starts.unsqueeze(3) - ends.unsqueeze(2)) * torch.ones(blocks, blocks).tril(-1).unsqueeze(-1)
-    from_start = queries * within.exp()
+    from_start = queries * _decay(within)
     to_end = keys * _decay(within[:, :, :, -1:] - within)
     earlier = (to_end.unsqueeze(2) * between.unsqueeze(4)).flatten(3, 4)
     scores = from_start @ earlier.transpose(-1, -2)
@@ -165,7 +166,7 @@ def _scalar_decays(log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     From each key to each query `[batch, heads, time, time]` (zero where the key is later), from the start to each
     token and from each token to the end `[batch, heads, time, 1]`, and over the chunk `[batch, heads, 1, 1]`.
     """
-    # In float64, because a difference of sums must not lose a weak decay behind a strong one.
+    # Sums in float64, as above.
     total = log_decay.double().cumsum(dim=2).unsqueeze(-1)
     last = total[:, :, -1:]
     return _lower(_decay(total - total.transpose(-1, -2))), _decay(total), _decay(last - total), _decay(last)

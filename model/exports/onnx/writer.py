@@ -139,10 +139,10 @@ def _export(graph: nn.Module, inputs: list[tuple[str, Shape]], states: Sequence[
     state_inputs = [(state.name, state.shape) for state in states]
     example = [torch.ones(_sizes(shape), dtype=torch.long) for _, shape in inputs]
     example_states = tuple(torch.zeros(_sizes(shape)) for _, shape in state_inputs)
-    varying = torch.export.Dim.DYNAMIC
-    dynamic = [{axis: varying for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in inputs]
-    dynamic_states = tuple(
-        {axis: varying for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in state_inputs
+    varying = {name: torch.export.Dim(name) for name in _EXAMPLE}
+    dynamic, dynamic_states = (
+        tuple({axis: varying[size] for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in part)
+        for part in (inputs, state_inputs)
     )
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
