@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from model.errors import GenerationError
 
-_HIDDEN = float("-inf")
 _COLDEST = 1e-6
+#: Likeliest tokens that are looked at first, and by how much their number grows while they do not suffice.
+_HEAD = 256
+_GROWTH = 16
 _MASK = (1 << 64) - 1
 
 
@@ -36,11 +39,6 @@ class SamplingConfig(BaseModel):
         default=1.0, gt=0, description="Over 1 makes every token that is in the prompt or was written less likely."
     )
     seed: int | None = Field(default=None, description="Seed of the row's draws; None draws differently every time.")
-
-    @property
-    def is_filtered(self) -> bool:
-        """Whether tokens are ruled out."""
-        return self.top_k is not None or self.top_p is not None or bool(self.min_p)
 
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -69,56 +67,90 @@ def sample(
     if warm:
         if draws is None:
             draws = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
-        index = torch.tensor(warm, device=logits.device)
-        kept = filtered(logits[index], [configs[row] for row in warm])
-        chosen[index] = _draw(kept, draws.to(logits.device)[index])
+        draws = draws.to(logits.device)
+        if len(warm) == len(configs):
+            return _draw(logits, configs, draws)
+        chosen[warm] = _draw(logits[warm], [configs[row] for row in warm], draws[warm])
     return chosen
 
 
-def filtered(logits: Tensor, sampling: Sequence[SamplingConfig]) -> Tensor:
-    """`logits` `[batch, vocabulary]` less their largest, over the temperature; minus infinity rules a token out."""
-    # From the largest down, and not colder than float32 can hold: nothing overflows then.
-    temperature = _column([config.temperature for config in sampling], logits).clamp_min(_COLDEST)
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    narrow = [row for row, config in enumerate(sampling) if config.is_filtered]
-    if not narrow:
-        return logits
+class Candidates(NamedTuple):
+    """Tokens that may be drawn, of each row; lowest id first."""
+
+    tokens: Tensor  # [batch, count]
+    kept: Tensor  # [batch, count], false for those that a filter ruled out
+    weights: Tensor  # [batch, count], probabilities up to a factor; zero where not kept
+
+
+class Limits(NamedTuple):
+    """Filters of each row, `[batch, 1]`; the vocabulary's size, 1 and 0 rule nothing out."""
+
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+
+    def rows(self, index: Tensor) -> Limits:
+        """Those of some rows."""
+        return Limits(self.top_k[index], self.top_p[index], self.min_p[index])
+
+
+def limits(sampling: Sequence[SamplingConfig], logits: Tensor) -> Limits:
+    """The filters of `sampling`, one a row of `logits`."""
     size = logits.shape[-1]
-    chosen = [sampling[row] for row in narrow]
-    index = torch.tensor(narrow, device=logits.device)
-    ranked = _Ranked(logits[index])
-    ranked.keep_top_k(_column([config.top_k or size for config in chosen], logits))
-    ranked.keep_top_p(_column([1.0 if config.top_p is None else config.top_p for config in chosen], logits))
-    ranked.keep_min_p(_column([config.min_p or 0.0 for config in chosen], logits))
-    result = logits.clone()
-    result[index] = ranked.in_vocabulary_order()
-    return result
+    top_k = torch.tensor([min(config.top_k or size, size) for config in sampling], device=logits.device)
+    top_p = torch.tensor([config.top_p or 1.0 for config in sampling], dtype=torch.float64, device=logits.device)
+    return Limits(
+        top_k.unsqueeze(-1), top_p.unsqueeze(-1), _column([config.min_p or 0.0 for config in sampling], logits)
+    )
 
 
-class _Ranked:
-    """Logits from the likeliest to the least likely; equal ones by token id, so that results are deterministic."""
+def candidates(logits: Tensor, limits: Limits, count: int) -> tuple[Candidates, Tensor]:
+    """Those of the `count` likeliest tokens that pass all filters, and `[batch]`, whether no others do.
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits, self.order = logits.sort(dim=-1, descending=True, stable=True)
+    Top-k (Fan et al. 2018, arXiv:1805.04833) keeps exactly k; top-p (Holtzman et al. 2019, arXiv:1904.09751) the
+    fewest of these whose probabilities reach p; min-p (Nguyen et al. 2024, arXiv:2407.01082) those at least p times
+    as likely as the likeliest. Equal logits rank by token id.
+    """
+    size = logits.shape[-1]
+    largest = logits.amax(dim=-1, keepdim=True)
+    tokens = _likeliest(logits, count)
+    values = logits.gather(-1, tokens) if count < size else logits
+    narrow, nucleus = limits.top_k < size, limits.top_p < 1
+    kept = values >= largest + limits.min_p.log()
+    weights = (values - largest).exp()
+    enough = (limits.top_k <= count) & (narrow | (limits.top_k == count))
+    if bool((narrow | nucleus).any()):
+        order = values.sort(dim=-1, descending=True, stable=True).indices
+        inside = torch.arange(count, device=logits.device) < limits.top_k
+        share = weights.gather(-1, order).double() * inside
+        # Summed one after the other, so that the count changes nothing.
+        reached = share.cumsum(dim=-1)
+        goal = limits.top_p * torch.where(narrow, reached[:, -1:], _total(logits, largest, nucleus & ~narrow))
+        inside &= (reached - share < goal) | ~nucleus
+        enough |= nucleus & ~narrow & (reached[:, -1:] >= goal)
+        kept &= torch.zeros_like(kept).scatter_(-1, order, inside)
+    return Candidates(tokens, kept, weights * kept), enough.squeeze(-1)
 
-    def keep_top_k(self, k: Tensor) -> None:
-        """Exactly `k` tokens (Fan et al. 2018, arXiv:1805.04833)."""
-        ranks = torch.arange(self.logits.shape[-1], device=self.logits.device)
-        self.logits = self.logits.masked_fill(ranks >= k, _HIDDEN)
 
-    def keep_top_p(self, p: Tensor) -> None:
-        """The fewest whose probabilities reach `p` (nucleus sampling, Holtzman et al. 2019, arXiv:1904.09751)."""
-        probabilities = self.logits.softmax(dim=-1, dtype=torch.float64)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        # Rounding may put the sum before a last, tiny token at one.
-        self.logits = self.logits.masked_fill((before >= p) & (p < 1), _HIDDEN)
+def _total(logits: Tensor, largest: Tensor, wanted: Tensor) -> Tensor:
+    """Weights of the whole vocabulary summed, `[batch, 1]`, if any row wants it."""
+    if not bool(wanted.any()):
+        return torch.zeros_like(largest, dtype=torch.float64)
+    return (logits - largest).exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
 
-    def keep_min_p(self, p: Tensor) -> None:
-        """Those at least `p` times as likely as the likeliest (Nguyen et al. 2024, arXiv:2407.01082)."""
-        self.logits = self.logits.masked_fill(self.logits < self.logits[:, :1] + p.log(), _HIDDEN)
 
-    def in_vocabulary_order(self) -> Tensor:
-        return torch.empty_like(self.logits).scatter_(-1, self.order, self.logits)
+def _likeliest(logits: Tensor, count: int) -> Tensor:
+    """Ids of the `count` largest, ascending; of equal ones the lowest, which `topk` alone does not promise."""
+    size = logits.shape[-1]
+    if count == size:
+        return torch.arange(size, device=logits.device).expand(len(logits), -1)
+    values, tokens = logits.topk(count, dim=-1)
+    least = values[:, -1:]
+    if bool(((logits >= least).sum(dim=-1) == count).all()):
+        return tokens.sort(dim=-1).values
+    above, level = logits > least, logits == least
+    room = count - above.sum(dim=-1, keepdim=True)
+    return (above | (level & (level.cumsum(dim=-1) <= room))).nonzero()[:, 1].view(len(logits), count)
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
@@ -142,10 +174,30 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _draw(logits: Tensor, draws: Tensor) -> Tensor:
-    """Inverse transform sampling over the vocabulary in order; hidden tokens have no width and are never hit."""
-    cumulated = logits.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    return torch.searchsorted(cumulated, draws.unsqueeze(-1) * cumulated[:, -1:], right=True).squeeze(-1)
+def _draw(logits: Tensor, sampling: Sequence[SamplingConfig], draws: Tensor) -> Tensor:
+    """A token a row, `[batch]`. The head of a vocabulary mostly holds all candidates; looking at the rest is slow."""
+    # Not colder than float32 can hold: nothing overflows then.
+    logits = logits / _column([config.temperature for config in sampling], logits).clamp_min(_COLDEST)
+    filters, size = limits(sampling, logits), logits.shape[-1]
+    ranked = [min(config.top_k or 1, size) for config in sampling if config.top_k or (config.top_p or 1) < 1]
+    count = min(size, max(_HEAD, *ranked)) if ranked else size
+    found, enough = candidates(logits, filters, count)
+    chosen = _hit(found, draws)
+    rest = torch.arange(len(logits), device=logits.device)
+    while count < size and not bool(enough.all()):
+        rest = rest[~enough]
+        # Rows without filters need everything at once.
+        count = min(size, _GROWTH * count) if bool((filters.top_p[rest] < 1).all()) else size
+        found, enough = candidates(logits[rest], filters.rows(rest), count)
+        chosen[rest] = _hit(found, draws[rest])
+    return chosen
+
+
+def _hit(found: Candidates, draws: Tensor) -> Tensor:
+    """Inverse transform sampling over the candidates in order; those not kept have no width and are never hit."""
+    cumulated = found.weights.cumsum(dim=-1, dtype=torch.float64)
+    places = torch.searchsorted(cumulated, draws.unsqueeze(-1) * cumulated[:, -1:], right=True)
+    return found.tokens.gather(-1, places).squeeze(-1)
 
 
 def _column(values: Sequence[float], logits: Tensor) -> Tensor:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from model import GenerationError, SamplingConfig
 from model.generation import sample
-from model.generation.sampling import filtered, uniform
+from model.generation.sampling import candidates, limits, uniform
 
 # Few distinct values, so that ties are common; some so far apart that probabilities underflow.
 values = st.sampled_from([-200.0, -3.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1.5, 4.0, 60.0]) | st.floats(-8, 8, width=32)
@@ -18,12 +18,28 @@ rows = st.integers(1, 4).flatmap(
     )
 )
 shares = st.floats(0.01, 1.0)
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+
+
+@pytest.fixture(autouse=True, params=[2, 256])
+def _head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a head smaller than the vocabularies here, and with one that holds them."""
+    monkeypatch.setattr("model.generation.sampling._HEAD", request.param)
 
 
 def kept(logits: Tensor, **fields: object) -> Tensor:
-    return filtered(logits, [SamplingConfig(**fields)] * len(logits)).isfinite()
+    """Which tokens pass the filters; each row must agree with the head's answer where that is complete."""
+    configs = [SamplingConfig(**fields)] * len(logits)
+    size = logits.shape[-1]
+    whole, _ = candidates(logits, limits(configs, logits), size)
+    for count in range(1, min(size, 6)):
+        head, enough = candidates(logits, limits(configs, logits), count)
+        of_head = torch.zeros_like(whole.kept).scatter_(-1, head.tokens, head.kept)
+        assert torch.equal(of_head[enough], whole.kept[enough])
+    return whole.kept
 
 
+@UNHURRIED
 @given(rows, st.integers(1, 14))
 def test_top_k_keeps_exactly_the_k_likeliest(values: list[list[float]], k: int) -> None:
     logits = torch.tensor(values)
@@ -33,6 +49,7 @@ def test_top_k_keeps_exactly_the_k_likeliest(values: list[list[float]], k: int) 
         assert inside.all() or row[inside].min() >= row[~inside].max()
 
 
+@UNHURRIED
 @given(rows, shares)
 def test_top_p_keeps_the_smallest_set_that_reaches_p(values: list[list[float]], p: float) -> None:
     logits = torch.tensor(values, dtype=torch.float64)
@@ -45,6 +62,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(values: list[list[float]], 
         assert row[inside].sum() - row[inside].min() < p + 1e-9
 
 
+@UNHURRIED
 @given(rows, shares)
 def test_min_p_keeps_what_is_likely_enough(values: list[list[float]], p: float) -> None:
     logits = torch.tensor(values, dtype=torch.float64)
@@ -54,6 +72,7 @@ def test_min_p_keeps_what_is_likely_enough(values: list[list[float]], p: float) 
     assert mask.gather(-1, logits.argmax(-1, keepdim=True)).all()
 
 
+@UNHURRIED
 @given(rows, st.integers(1, 5), shares, shares, st.floats(0.0, 5.0), st.data())
 def test_whatever_is_drawn_passed_all_filters(
     values: list[list[float]], k: int, top_p: float, min_p: float, temperature: float, data: st.DataObject
@@ -65,9 +84,10 @@ def test_whatever_is_drawn_passed_all_filters(
     if temperature == 0:
         assert chosen.tolist() == [row.index(max(row)) for row in logits.tolist()]
     else:
-        assert filtered(logits, [config] * len(logits)).gather(-1, chosen.unsqueeze(-1)).isfinite().all()
+        assert kept(logits / max(temperature, 1e-6), **config.model_dump()).gather(-1, chosen.unsqueeze(-1)).all()
 
 
+@UNHURRIED
 @given(rows, st.data())
 def test_rows_are_chosen_as_if_alone(values: list[list[float]], data: st.DataObject) -> None:
     logits = torch.tensor(values)
@@ -93,8 +113,10 @@ def test_draws_follow_the_probabilities() -> None:
     draws = torch.tensor([uniform(7, position) for position in range(4000)], dtype=torch.float64)
     for config in (SamplingConfig(), SamplingConfig(temperature=2.0), SamplingConfig(top_k=3)):
         frequencies = sample(logits, config, draws).bincount(minlength=4) / 4000
-        expected = filtered(logits[:1], [config]).softmax(-1)[0]
-        torch.testing.assert_close(frequencies, expected, atol=0.03, rtol=0)
+        expected = (logits[0].double() / config.temperature).softmax(-1)
+        if config.top_k:
+            expected = expected * torch.tensor([1, 1, 1, 0]) / expected[:3].sum()
+        torch.testing.assert_close(frequencies.double(), expected, atol=0.03, rtol=0)
         assert (frequencies[expected == 0] == 0).all()
 
 
@@ -121,10 +143,29 @@ def test_extreme_temperatures_stay_finite(temperature: float) -> None:
     assert sample(logits, SamplingConfig(temperature=temperature), draws) == (3 if temperature > 1 else 0)
 
 
+def test_large_vocabularies_are_filtered_as_if_sorted() -> None:
+    logits = torch.randn(6, 3000).mul(3).round(decimals=1)
+    configs = [
+        SamplingConfig(top_k=700), SamplingConfig(top_p=0.3), SamplingConfig(top_p=0.999), SamplingConfig(),
+        SamplingConfig(top_k=300, top_p=0.9), SamplingConfig(top_k=5000, top_p=0.97, min_p=1e-3),
+    ]  # fmt: skip
+    found, _ = candidates(logits, limits(configs, logits), 3000)
+    for row, config, result in zip(logits, configs, found.kept, strict=True):
+        ordered, order = row.double().sort(descending=True, stable=True)
+        shares_of_all = ordered.softmax(-1)
+        ranks = torch.arange(3000)
+        inside = ranks < (config.top_k or 3000)
+        nucleus = (shares_of_all * inside) / (shares_of_all * inside).sum()
+        inside &= (nucleus.cumsum(-1) - nucleus < (config.top_p or 1)) | (config.top_p is None)
+        inside &= shares_of_all >= (config.min_p or 0) * shares_of_all[0]
+        assert result.nonzero().flatten().tolist() == order[inside].sort().values.tolist()
+
+
 def test_draws_without_a_seed_differ() -> None:
     assert len(set(sample(torch.zeros(50, 1000), SamplingConfig()).tolist())) > 25
 
 
+@UNHURRIED
 @given(st.integers(-(2**70), 2**70), st.integers(0, 10**9))
 def test_uniform_is_a_function_into_zero_to_one(seed: int, position: int) -> None:
     assert 0 <= uniform(seed, position) < 1
