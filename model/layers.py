@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import ModelConfig
-from model.linear import Linear
+from model.linear import Linear, are_plain
 from model.mixers import MIXERS
 from model.norms import RMSNorm
 from model.ops import few_rows
@@ -24,9 +24,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[batch, time, width]` to the same shape."""
-        gate, up = self.gate_proj(hidden), self.up_proj(hidden)
-        inner = few_rows.gate_with_silu(gate, up) if few_rows.takes_compiled(up) else functional.silu(gate) * up
-        output: Tensor = self.down_proj(inner)
+        projections = (self.gate_proj, self.up_proj, self.down_proj)
+        if few_rows.takes_compiled(hidden) and are_plain(projections):
+            return few_rows.feed_forward(hidden, *(projection.weight for projection in projections))
+        output: Tensor = self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
         return output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,6 +32,27 @@ class Linear(nn.Linear):
             output: Tensor = _Product.apply(hidden, self.weight, self.bias)
             return output
         return functional.linear(hidden, self.weight, self.bias)
+
+
+def project(hidden: Tensor, *projections: nn.Module) -> tuple[Tensor, ...]:
+    """`hidden` through each of the projections, as if each were called; plain ones of a few rows at once."""
+    if few_rows.takes_compiled(hidden) and are_plain(projections):
+        return few_rows.products(hidden, [projection.weight for projection in projections])
+    return tuple(projection(hidden) for projection in projections)
+
+
+def are_plain(projections: Iterable[nn.Module]) -> bool:
+    """Whether they are `Linear`s of float32 on CPU that nothing wraps, hooks into or adds to.
+
+    Only then may their weights be read in place of calling them.
+    """
+    return all(
+        type(projection) is Linear
+        and projection.bias is None
+        and _is_plain(projection.weight)
+        and not (projection._forward_hooks or projection._forward_pre_hooks)
+        for projection in projections
+    )
 
 
 class _Product(torch.autograd.Function):

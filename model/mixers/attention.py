@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, require_divisible
 from model.errors import ConfigurationError
-from model.linear import Linear
+from model.linear import Linear, project
 from model.mixers.interface import Mixer
 from model.norms import RMSNorm
 from model.ops.attention import causal_attention, continued_attention, document_attention, ragged_attention
@@ -35,10 +35,11 @@ class Attention(Mixer):
         asking, rotary = hidden, sequence.rotary
         if sequence.last_alone and sequence.cache is not None:
             asking, rotary = hidden[:, -1:], sequence.rotary.last()
-        query, key, value = (
-            projection(tokens).unflatten(-1, (-1, self.head_dim))
-            for projection, tokens in ((self.q_proj, asking), (self.k_proj, hidden), (self.v_proj, hidden))
-        )
+        if asking is hidden:
+            projected = project(hidden, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            projected = (self.q_proj(asking), self.k_proj(hidden), self.v_proj(hidden))
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in projected)
         if self.query_key_norm:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, rotary), rotate(key, sequence.rotary)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model.cache import LayerMemory
 from model.config import ModelConfig
-from model.linear import Linear
+from model.linear import Linear, project
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -64,10 +64,12 @@ class GatedDeltaNet(Mixer):
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """Write corrections into the state of each head, read it, and gate what was read."""
         memory = None if sequence.cache is None else sequence.cache.layers[self.layer]
-        query = self.q_conv1d(self.q_proj(hidden), sequence, memory, "q_convolution")
-        key = self.k_conv1d(self.k_proj(hidden), sequence, memory, "k_convolution")
-        value = self.v_conv1d(self.v_proj(hidden), sequence, memory, "v_convolution")
-        gate, decay_input, beta_input = self.g_proj(hidden), self.a_proj(hidden), self.b_proj(hidden)
+        query, key, value, gate, decay_input, beta_input = project(
+            hidden, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
+        )
+        query = self.q_conv1d(query, sequence, memory, "q_convolution")
+        key = self.k_conv1d(key, sequence, memory, "k_convolution")
+        value = self.v_conv1d(value, sequence, memory, "v_convolution")
         state = None if memory is None else memory.get("state")
         if memory is not None and state is not None and sequence.time == 1 and self._takes_compiled(value, gate):
             inputs = (query, key, value, decay_input, beta_input, self.A_log, self.dt_bias)

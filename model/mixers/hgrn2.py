@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelConfig, require_divisible
-from model.linear import Linear
+from model.linear import Linear, project
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -49,7 +49,7 @@ class HGRN2(Mixer):
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """`lower_bound` `[width]` is the least forget gate of each channel; None (the first layer) is zero."""
         memory = None if sequence.cache is None else sequence.cache.layers[self.layer]
-        query, forget, value = self.q_proj(hidden), self.f_proj(hidden), self.i_proj(hidden)
+        query, forget, value = project(hidden, self.q_proj, self.f_proj, self.i_proj)
         if self.short_convolution:
             query, forget, value = (
                 convolution(part, sequence, memory, f"{name}_convolution")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,6 +51,30 @@ def product(hidden: Tensor, weight: Tensor) -> Tensor:
     output = hidden.new_empty(*hidden.shape[:-1], size)
     rows = hidden.numel() // length
     loops().product(weight.data_ptr(), hidden.data_ptr(), output.data_ptr(), rows, size, length)
+    return output
+
+
+def products(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """`product` of the same `hidden` with each of several weights."""
+    hidden = hidden.contiguous()
+    length = hidden.shape[-1]
+    rows, address, multiply = hidden.numel() // length, hidden.data_ptr(), loops().product
+    outputs = []
+    for weight in weights:
+        output = hidden.new_empty(*hidden.shape[:-1], len(weight))
+        multiply(weight.data_ptr(), address, output.data_ptr(), rows, len(weight), length)
+        outputs.append(output)
+    return tuple(outputs)
+
+
+def feed_forward(hidden: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """`down(silu(gate(hidden)) * up(hidden))` with the three weights of a SwiGLU, `[inner, width]` and its reverse."""
+    hidden = hidden.contiguous()
+    size, width = gate.shape
+    rows = hidden.numel() // width
+    inner, output = hidden.new_empty(2, rows, size), torch.empty_like(hidden)
+    parts = (gate, up, down, hidden, inner, output)
+    loops().feed_forward(*(part.data_ptr() for part in parts), rows, size, width)
     return output
 
 

@@ -42,12 +42,9 @@ def _sigmoid(value: float) -> float:
     return np.float32(1) / (np.float32(1) + math.exp(-value))
 
 
-@njit("void(int64, int64, int64, int64, int64, int64)", **_OPTIONS)
-def product(weight: int, inputs: int, outputs: int, rows: int, size: int, length: int) -> None:
-    """`outputs[r, i] = sum_j weight[i, j] inputs[r, j]`, each weight read from memory once."""
-    w = carray(_pointer(weight), (size, length))
-    x = carray(_pointer(inputs), (rows, length))
-    y = carray(_pointer(outputs), (rows, size))
+@njit(**_OPTIONS)
+def _product(w: Any, x: Any, y: Any) -> None:
+    rows, size, length = x.shape[0], w.shape[0], w.shape[1]
     paired = rows - rows % 2
     for i in range(size):
         for r in range(0, paired, 2):
@@ -62,6 +59,31 @@ def product(weight: int, inputs: int, outputs: int, rows: int, size: int, length
             for j in range(length):
                 only += w[i, j] * x[r, j]
             y[r, i] = only
+
+
+@njit("void(int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def product(weight: int, inputs: int, outputs: int, rows: int, size: int, length: int) -> None:
+    """`outputs[r, i] = sum_j weight[i, j] inputs[r, j]`, each weight read from memory once."""
+    w = carray(_pointer(weight), (size, length))
+    x = carray(_pointer(inputs), (rows, length))
+    y = carray(_pointer(outputs), (rows, size))
+    _product(w, x, y)
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def feed_forward(
+    gate: int, up: int, down: int, inputs: int, inner: int, outputs: int, rows: int, size: int, width: int
+) -> None:
+    """`inner` `[2, rows, size]` is room for what lies between."""
+    x = carray(_pointer(inputs), (rows, width))
+    between = carray(_pointer(inner), (2, rows, size))
+    y = carray(_pointer(outputs), (rows, width))
+    _product(carray(_pointer(gate), (size, width)), x, between[0])
+    _product(carray(_pointer(up), (size, width)), x, between[1])
+    for r in range(rows):
+        for j in range(size):
+            between[0, r, j] *= _sigmoid(between[0, r, j]) * between[1, r, j]
+    _product(carray(_pointer(down), (width, size)), between[0], y)
 
 
 @njit("void(int64, int64, int64, int64, int64, float64)", **_OPTIONS)

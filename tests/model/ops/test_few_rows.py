@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -35,6 +35,15 @@ def _on_one_thread_without_gradients() -> Iterator[None]:
 def test_product(rows: int, size: int, length: int) -> None:
     hidden, weight = torch.randn(rows, 1, length), torch.randn(size, length)
     torch.testing.assert_close(few_rows.product(hidden, weight), hidden @ weight.t(), atol=2e-5, rtol=1e-5)
+
+
+def test_several_products_and_a_feed_forward() -> None:
+    hidden = torch.randn(3, 1, 24)
+    gate, up, down = torch.randn(40, 24), torch.randn(40, 24), torch.randn(24, 40)
+    for output, weight in zip(few_rows.products(hidden, [gate, up]), (gate, up), strict=True):
+        assert torch.equal(output, few_rows.product(hidden, weight))
+    expected = (functional.silu(hidden @ gate.t()) * (hidden @ up.t())) @ down.t()
+    torch.testing.assert_close(few_rows.feed_forward(hidden, gate, up, down), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_rms_norm_and_gate() -> None:
@@ -132,7 +141,7 @@ def test_steps_equal_the_whole_forward(family: str, rows: int, monkeypatch: pyte
     taken = _counted(monkeypatch)
     steps = [model(piece, cache=cache) for piece in (tokens[:, :70], *tokens[:, 70:].split(1, dim=1))]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-5, rtol=1e-4)
-    assert len(taken) >= 10 * 5 * len(model.layers)
+    assert len(taken) >= 10 * 2 * len(model.layers)
 
 
 def test_a_changed_weight_and_an_adapter_take_effect() -> None:
@@ -152,17 +161,23 @@ def test_a_changed_weight_and_an_adapter_take_effect() -> None:
     plain = model.layers[2].mlp.down_proj
     model.layers[2].mlp.down_proj = nn.Sequential(plain, Linear(64, 64))
     torch.testing.assert_close(last(), model(tokens)[:, -1], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(second, last())
+    third = last()
+    assert not torch.allclose(second, third)
+    model.layers[0].mlp.gate_proj.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    assert not torch.allclose(third, last())
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every compiled product."""
+    """Grows with every compiled feed-forward, and every compiled product of one weight."""
     taken: list[int] = []
-    product = few_rows.product
 
-    def counting(hidden: Tensor, weight: Tensor) -> Tensor:
-        taken.append(1)
-        return product(hidden, weight)
+    def counting(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*arguments: Tensor) -> Tensor:
+            taken.append(1)
+            return function(*arguments)
 
-    monkeypatch.setattr(few_rows, "product", counting)
+        return counted
+
+    for name in ("product", "feed_forward"):
+        monkeypatch.setattr(few_rows, name, counting(getattr(few_rows, name)))
     return taken
