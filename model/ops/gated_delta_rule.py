@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.ops import cuda_kernels
+from model.ops.untraced import untraced
 
 # The smallest that holds the whole sequence, else the largest.
 CHUNK_SIZES = (16, 32, 64)
@@ -40,6 +41,7 @@ INVERSE_BLOCK = 16
 L2_NORM_EPS = 1e-6
 
 
+@untraced
 def chunk_gated_delta_rule(
     query: Tensor,
     key: Tensor,

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.ops import cuda_kernels
+from model.ops.untraced import untraced
 
 # exp(60) = 1e26: products with activations and sums over a chunk stay far inside float32's 3e38.
 MAXIMUM_EXPONENT = 60.0
@@ -31,6 +32,7 @@ CHUNK_SIZES = (64, 32, 16, 8)
 MINIMUM_LOG_DECAY = -MAXIMUM_EXPONENT / (CHUNK_SIZES[-1] // 2)
 
 
+@untraced
 def chunk_gated_linear_attention(
     query: Tensor,
     key: Tensor,

@@ -30,12 +30,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.ops import cuda_kernels
+from model.ops.untraced import untraced
 
 CHUNK_SIZE = 64
 # Elements of a chunk and of its states that are worked on together: 1 MiB, a core's share of the cache.
 TILE_ELEMENTS = 2**18
 
 
+@untraced
 def chunk_state_space_duality(
     inputs: Tensor,
     step_sizes: Tensor,
