@@ -115,6 +115,10 @@ class ModelConfig(BaseModel):
         """This configuration with other values of some fields, checked anew."""
         return type(self).model_validate(self.model_dump() | fields)
 
+    def to_dict(self) -> dict[str, object]:
+        """The fields as tools built on transformers ask a model for them; peft reads `tie_word_embeddings`."""
+        return self.model_dump() | {"tie_word_embeddings": self.tie_embeddings}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         # Imported here because each mixer module is written against this class.
