@@ -7,6 +7,8 @@ from pathlib import Path
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+#: Of weights in several files (Hugging Face's layout): which tensor is where.
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
 
 def publish(temporary: Path, final: Path) -> None:

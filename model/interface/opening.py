@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load
+from model.checkpoint_files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
+from model.checkpoints import load
 from model.errors import CheckpointError
 from model.exports.gguf import load_gguf, read_architecture, read_config, read_tokenizer_json
 from model.exports.onnx.directory import METADATA_FILE as ONNX_FILE
@@ -40,7 +41,8 @@ def open_model(
 ) -> ModelInterface:
     """Open a directory of a checkpoint, of int8 or int4 weights or of an ONNX export, or a GGUF file.
 
-    A weights file (`onnx.json` of an export) means its directory.
+    A checkpoint is ours or in one of the Hugging Face layouts; a weights file (`onnx.json` of an export) means its
+    directory.
 
     The tokenizer is the one given, else `tokenizer.json` beside the weights or one directory up,
     else the one stored in the GGUF file. runtime: by default llama.cpp for GGUF files where a build for
@@ -56,13 +58,14 @@ def open_model(
     if chosen is Runtime.ONNX_RUNTIME:
         return _open_in_onnxruntime(weights, tokenizer)
     model = _load(model_format, weights)
-    return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, weights.stat().st_size)
+    return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, _file_bytes(weights))
 
 
 def detect(path: Path) -> tuple[ModelFormat, Path]:
     """The format and the file with the weights."""
     by_name = {
         WEIGHTS_FILE: ModelFormat.FLOAT32,
+        INDEX_FILE: ModelFormat.FLOAT32,
         INT8_WEIGHTS_FILE: ModelFormat.INT8,
         INT4_WEIGHTS_FILE: ModelFormat.INT4,
         ONNX_FILE: ModelFormat.ONNX,
@@ -84,6 +87,12 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
         names = ", ".join(file.name for _, file in found)
         raise CheckpointError(f"'{path}' holds several models ({names}): name one of these files")
     return found[0]
+
+
+def _file_bytes(weights: Path) -> int:
+    """Size of the weights; those in several files stand beside their index."""
+    files = weights.parent.glob("*.safetensors") if weights.name == INDEX_FILE else [weights]
+    return sum(file.stat().st_size for file in files)
 
 
 def _runtime(model_format: ModelFormat, weights: Path, wanted: Runtime | str | None) -> Runtime:

@@ -14,10 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint_files import WEIGHTS_FILE
+from model.checkpoint_files import INDEX_FILE, WEIGHTS_FILE
 from model.errors import CheckpointError
-
-INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
 
 def write_tensors(tensors: Iterable[tuple[str, Tensor]], directory: Path, shard_bytes: int) -> None:

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from model.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, publish
+from model.checkpoint_files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, publish
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigurationError
 from model.exports.hugging_face.layout import Layout
 from model.exports.hugging_face.layouts import fitting_layout
 from model.exports.hugging_face.places import Place
 from model.exports.hugging_face.reading import is_hugging_face
-from model.exports.hugging_face.tensor_files import INDEX_FILE, write_tensors
+from model.exports.hugging_face.tensor_files import write_tensors
 from model.exports.hugging_face.tokenizer_files import write_tokenizer
 from model.language_model import HybridLM
 

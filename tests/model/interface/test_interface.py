@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import GenerationError, SamplingConfig
+from model import GenerationError, SamplingConfig, load
 from model.errors import CheckpointError
+from model.exports.hugging_face import save_hugging_face
 from model.interface import Completion, GenerationSettings, ModelFormat, ModelInterface, open_model
 
 PATHS = {ModelFormat.FLOAT32: "fp32", ModelFormat.INT8: "int8", ModelFormat.GGUF: "q8_0.gguf"}
@@ -202,3 +203,14 @@ def test_a_damaged_model_is_not_healthy(files: Path) -> None:
     assert not health.ok and "not finite" in health.problem
     with pytest.raises(GenerationError, match="damaged"):
         model.score(["x"])
+
+
+def test_hugging_face_directories_open(files: Path, tmp_path: Path) -> None:
+    original = open_model(files / "fp32")
+    for name, shard_bytes in (("whole", 5 * 10**9), ("sharded", 200_000)):
+        save_hugging_face(
+            load(files / "fp32"), tmp_path / name, tokenizer_json=files / "tokenizer.json", shard_bytes=shard_bytes
+        )
+        opened = open_model(tmp_path / name)
+        assert opened.info().file_bytes > 4 * original.info().parameters
+        assert opened.score(["while True:"]) == original.score(["while True:"])
