@@ -87,3 +87,12 @@ class Attention(Mixer):
     def cache_bytes(config: ModelConfig, context: int, element_bytes: int) -> tuple[int, int]:
         """Keys and values of every token."""
         return 2 * config.key_value_heads * config.head_dim * context * element_bytes, 0
+
+    @staticmethod
+    def saved_elements(config: ModelConfig, context: int) -> float:
+        """Queries, keys and values with a head for each query head, the output, a normaliser a head."""
+        kept = 4 * config.width + config.attention_heads
+        if config.query_key_norm:
+            heads = config.attention_heads + config.key_value_heads
+            kept += heads * (config.head_dim + 1)
+        return kept

@@ -146,6 +146,19 @@ class GatedDeltaNet(Mixer):
         heads, key_dim, value_dim = _head_shape(config)
         return 0, 4 * heads * key_dim * value_dim + (CONVOLUTION_TAPS - 1) * _channels(config) * element_bytes
 
+    @staticmethod
+    def saved_elements(config: ModelConfig, context: int) -> float:
+        """Inputs of convolutions, norms and gates; of each chunk queries, keys (three ways), corrections and four
+        matrices; the states between chunks.
+        """
+        heads, chunks = config.gated_deltanet_head_count, math.ceil(context / CHUNK_SIZE)
+        keys = heads * config.gated_deltanet_head_dim
+        values = keys * config.gated_deltanet_value_expansion
+        padded = chunks * CHUNK_SIZE / context
+        in_chunks = padded * (4 * keys + values + heads * (4 * CHUNK_SIZE + 1))
+        states = (chunks + 1) * values * config.gated_deltanet_head_dim / context
+        return 4 * keys + 7 * values + 6 * heads + in_chunks + states
+
 
 def _head_shape(config: ModelConfig) -> tuple[int, int, int]:
     """Heads, key size and value size of each."""

@@ -6,6 +6,8 @@ activation, there is no output gate, and the output norm spans all heads with ep
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -122,3 +124,15 @@ class HGRN2(Mixer):
         state = 4 * config.width * config.hgrn2_head_dim
         inputs = 3 * (CONVOLUTION_TAPS - 1) * config.width if config.short_convolution else 0
         return 0, state + inputs * element_bytes
+
+    @staticmethod
+    def saved_elements(config: ModelConfig, context: int) -> float:
+        """The convolutions' inputs; what gate and activation saw; queries, keys, values, decays and scores of the
+        chunks; states between them; the norm's and the output projection's inputs.
+        """
+        width, chunk = config.width, CHUNK_SIZES[0]
+        chunks = math.ceil(context / chunk)
+        inputs = 3 * width if config.short_convolution else 0
+        in_chunks = (4 * width + width // config.hgrn2_head_dim * chunk) * chunks * chunk / context
+        states = width * config.hgrn2_head_dim * (chunks + 1) / context
+        return inputs + 3 * width + in_chunks + states + 2 * width + 1

@@ -55,3 +55,11 @@ class Mixer(nn.Module):
 
         Keys, values and convolution inputs take `element_bytes` an element, recurrent states always 4.
         """
+
+    @staticmethod
+    @abstractmethod
+    def saved_elements(config: ModelConfig, context: int) -> float:
+        """Float32 elements a token that one layer's mixer keeps for its backward pass on CPU, in rows of `context`.
+
+        The largest chunk is assumed, as at all but very strong decays.
+        """

@@ -133,6 +133,16 @@ class Mamba2(Mixer):
         inputs = (CONVOLUTION_TAPS - 1) * _convolution_channels(config)
         return 0, state + inputs * element_bytes
 
+    @staticmethod
+    def saved_elements(config: ModelConfig, context: int) -> float:
+        """What the input projection gave, whole; the convolution's output; the states between chunks and what was
+        read from them; the inputs of the gated norm and of the output projection.
+        """
+        inner, heads = config.mamba2_inner_width, _heads(config)
+        shared = 2 * config.mamba2_groups * config.mamba2_state_size
+        states = inner * config.mamba2_state_size * (math.ceil(context / CHUNK_SIZE) + 1) / context
+        return (2 * inner + shared + heads) + (inner + shared) + states + 3 * inner + 2 * heads + 1
+
 
 class GatedRMSNorm(nn.Module):
     """RMSNorm, over each group's channels, of `hidden * silu(gate)` (mamba_ssm's, with the norm after the gate)."""
