@@ -49,7 +49,7 @@ _ROWS = (
     ("llama.cpp q8_0", "q8_0.gguf", "llama.cpp"),
     ("llama.cpp q4_k_m", "q4_k_m.gguf", "llama.cpp"),
 )
-_ARCHITECTURES = {"hgrn2": "hgrn2", "mamba2": "granitehybrid"}
+_ARCHITECTURES = {"hgrn2": "hgrn2", "mamba2": "granitehybrid", "gated_deltanet": "qwen35"}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -254,8 +254,11 @@ def main() -> None:
     }  # fmt: skip
     for family in chosen.family:
         config = small_config(family, "miniature-256")
-        kinds = {"layer_kinds": None, "pattern": config.mixer_kinds}
-        compare_formats(family, config.changed(**shape, **kinds), chosen.context, chosen.rounds, chosen.threads)
+        # What the GGUF architectures ask for; rows of Gated DeltaNet's values must fit the blocks of K-quants.
+        kinds = {"layer_kinds": None, "pattern": config.mixer_kinds, "query_key_norm": family == "gated_deltanet"}
+        deltas = {"gated_deltanet_value_expansion": 1, "gated_deltanet_heads": chosen.width // 32}
+        config = config.changed(**shape, **kinds, **deltas)
+        compare_formats(family, config, chosen.context, chosen.rounds, chosen.threads)
     compare_int8_layers(chosen.rounds)
     compare_quantizers(chosen.rounds, None)
 

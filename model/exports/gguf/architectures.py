@@ -7,8 +7,10 @@ from model.errors import ConfigurationError
 from model.exports.gguf.granite_hybrid import GraniteHybridLayout
 from model.exports.gguf.hgrn2 import HGRN2Layout
 from model.exports.gguf.layout import Layout, require
+from model.exports.gguf.qwen35 import Qwen35Layout
 
-LAYOUTS: dict[str, Layout] = {layout.architecture: layout for layout in (HGRN2Layout(), GraniteHybridLayout())}
+_ALL: tuple[Layout, ...] = (HGRN2Layout(), GraniteHybridLayout(), Qwen35Layout())
+LAYOUTS = {layout.architecture: layout for layout in _ALL}
 
 
 def layout_for(config: ModelConfig) -> Layout:

@@ -14,7 +14,7 @@ from gguf import GGUFWriter
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.exports.gguf.layout import Derivation, Layout, Placement, convolution, require, weights
+from model.exports.gguf.layout import Derivation, Layout, Placement, convolution, decay_rates, require, weights
 from model.exports.gguf.rotary_rows import to_half_split, to_neighbours
 from model.mixers.short_convolution import CONVOLUTION_TAPS
 
@@ -53,7 +53,7 @@ class GraniteHybridLayout(Layout):
 
     def derivations(self, config: ModelConfig) -> list[Derivation]:
         """The decay rate -exp(A_log) of each head, as a column."""
-        return [_decay_rates(index) for index, kind in enumerate(config.mixer_kinds) if kind == "mamba2"]
+        return [decay_rates(index, column=True) for index, kind in enumerate(config.mixer_kinds) if kind == "mamba2"]
 
 
 def _attention(config: ModelConfig, index: int) -> Iterator[Placement]:
@@ -63,7 +63,7 @@ def _attention(config: ModelConfig, index: int) -> Iterator[Placement]:
     ):
         yield Placement(
             f"blk.{index}.{theirs}.weight",
-            f"layers.{index}.attn.{ours}.weight",
+            (f"layers.{index}.attn.{ours}.weight",),
             store=to_neighbours(heads),
             restore=to_half_split(heads),
         )
@@ -72,22 +72,16 @@ def _attention(config: ModelConfig, index: int) -> Iterator[Placement]:
 
 def _mamba2(config: ModelConfig, index: int) -> Iterator[Placement]:
     yield from weights(index, {"ssm_in": "in_proj", "ssm_out": "out_proj"})
-    yield convolution(index, "ssm_conv1d", "conv1d")
+    yield convolution(index, "ssm_conv1d", ("conv1d",))
     theirs, ours = f"blk.{index}", f"layers.{index}.attn"
-    yield Placement(f"{theirs}.ssm_conv1d.bias", f"{ours}.conv1d.bias")
-    yield Placement(f"{theirs}.ssm_dt.bias", f"{ours}.dt_bias")
-    yield Placement(f"{theirs}.ssm_d", f"{ours}.D", store=_column, restore=_flat)
+    yield Placement(f"{theirs}.ssm_conv1d.bias", (f"{ours}.conv1d.bias",))
+    yield Placement(f"{theirs}.ssm_dt.bias", (f"{ours}.dt_bias",))
+    yield Placement(f"{theirs}.ssm_d", (f"{ours}.D",), store=_column, restore=_flat)
     yield Placement(
         f"{theirs}.ssm_norm.weight",
-        f"{ours}.norm.weight",
+        (f"{ours}.norm.weight",),
         store=lambda values: values.unflatten(0, (config.mamba2_groups, -1)),
         restore=_flat,
-    )
-
-
-def _decay_rates(index: int) -> Derivation:
-    return Derivation(
-        f"layers.{index}.attn.A_log", lambda logarithms: {f"blk.{index}.ssm_a": _column(-logarithms.float().exp())}
     )
 
 

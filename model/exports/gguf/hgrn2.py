@@ -53,7 +53,7 @@ class HGRN2Layout(Layout):
         yield from weights(index, _HGRN2)
         if config.short_convolution:
             for theirs, ours in _CONVOLUTIONS.items():
-                yield convolution(index, theirs, ours)
+                yield convolution(index, theirs, (ours,))
 
     def derivations(self, config: ModelConfig) -> list[Derivation]:
         """One minus each layer's least forget gate, [width], from the bounds of all layers."""

@@ -1,7 +1,7 @@
 """Which tensor of a GGUF file gets which storage type: llama.cpp's own choice for each file format.
 
 Q4_K_M is a mix. Its rules are those of `llama_tensor_get_type` in llama.cpp: the output matrix
-(the token embedding when it serves as output too) is Q6_K; `attn_v` and `ffn_down` are Q6_K in the
+(the token embedding when it serves as output too) is Q6_K; `attn_v` (or `attn_qkv`) and `ffn_down` are Q6_K in the
 first and last eighth of their layers and in every third layer between; all other matrices are
 Q4_K. Norms, convolutions and decays are small and touchy: they stay F32 in every format, as do
 tensors that are not called `.weight`.
@@ -46,6 +46,8 @@ _MATRIX_TYPES = {
 }
 #: Parts of the names of tensors that are never quantized.
 _KEPT_EXACT = ("norm", "conv1d", "time_mix_decay")
+#: Names of the two roles that get more bits in some layers; a joined query, key and value counts as values.
+_VALUES, _FEED_FORWARD_ENDS = ("attn_v.weight", "attn_qkv.weight"), ("ffn_down.weight",)
 
 
 def choose_types(shapes: Mapping[str, Sequence[int]], file_format: GGUFFormat) -> dict[str, GGMLQuantizationType]:
@@ -57,7 +59,7 @@ def choose_types(shapes: Mapping[str, Sequence[int]], file_format: GGUFFormat) -
     wanted = {name: _type_of(name, shape, file_format) for name, shape in shapes.items()}
     if file_format is GGUFFormat.Q4_K_M:
         head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
-        sensitive = [head, *_with_more_bits(shapes, "attn_v.weight"), *_with_more_bits(shapes, "ffn_down.weight")]
+        sensitive = [head, *_with_more_bits(shapes, _VALUES), *_with_more_bits(shapes, _FEED_FORWARD_ENDS)]
         wanted.update(dict.fromkeys(sensitive, GGMLQuantizationType.Q6_K))
     for name, kind in wanted.items():
         _check_rows(name, shapes[name], kind, file_format)
@@ -70,9 +72,9 @@ def _type_of(name: str, shape: Sequence[int], file_format: GGUFFormat) -> GGMLQu
     return _MATRIX_TYPES[file_format]
 
 
-def _with_more_bits(shapes: Mapping[str, Sequence[int]], suffix: str) -> list[str]:
+def _with_more_bits(shapes: Mapping[str, Sequence[int]], suffixes: tuple[str, ...]) -> list[str]:
     """The layers' tensors of one role that llama.cpp's `use_more_bits` picks."""
-    names = [name for name in shapes if name.endswith(suffix)]
+    names = [name for name in shapes if name.endswith(suffixes)]
     eighth, count = len(names) // 8, len(names)
     return [
         name

@@ -37,10 +37,9 @@ def load_gguf(path: Path | str) -> HybridLM:
     # Built without memory: every parameter is replaced by a stored one.
     with torch.device("meta"):
         model = HybridLM(config)
-    parameters = {
-        place.parameter: place.restore(_values(tensors, place.name, path)).contiguous()
-        for place in layout.placements(config)
-    }
+    parameters: dict[str, Tensor] = {}
+    for place in layout.placements(config):
+        parameters |= place.unpack(_values(tensors, place.name, path))
     expected = model.state_dict()
     for derivation in layout.derivations(config):
         parameters[derivation.parameter] = _read_original(

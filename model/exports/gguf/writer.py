@@ -92,8 +92,7 @@ def _add_metadata(writer: GGUFWriter, layout: Layout, config: ModelConfig, file_
     writer.add_block_count(config.layer_count)
     writer.add_feed_forward_length(config.feed_forward_width)
     writer.add_head_count(config.attention_heads)
-    is_attention = [kind == "attention" for kind in config.mixer_kinds]
-    writer.add_head_count_kv([config.key_value_heads if flag else 0 for flag in is_attention])
+    writer.add_head_count_kv(layout.key_value_heads(config))
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_eps)
@@ -118,7 +117,7 @@ def _shapes(layout: Layout, model: HybridLM) -> dict[str, torch.Size]:
 def _tensors(layout: Layout, config: ModelConfig, parameters: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file by its name there, in file order."""
     for place in layout.placements(config):
-        yield place.name, place.store(parameters[place.parameter])
+        yield place.name, place.pack(parameters)
     for derivation in layout.derivations(config):
         yield from derivation.derive(parameters[derivation.parameter]).items()
 

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from model import HybridLM, generate
 from model.exports.gguf import GGUFFormat, load_gguf, save_gguf
 from model.llama_cpp import Build, KeyValueType, LlamaModel, quantize_file
-from tests.support.llama_builds import FAMILY_BUILDS, require_build
+from tests.support.llama_builds import FAMILY_BUILDS, FAMILY_CHANGES, require_build
 from tests.support.trained_models import small_config, text, trained_model
 
 Array = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def trained(family: str) -> HybridLM:
     torch.set_num_threads(1)
-    return trained_model(family, "miniature-256")
+    return trained_model(family, "miniature-256", **FAMILY_CHANGES[family])
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,9 @@ def test_our_files_are_byte_for_byte_llama_cpps_own_quantization(
         ("mamba2", {"mamba2_groups": 2, "tie_embeddings": False, "norm_eps": 1e-6}),
         ("mamba2", {"layer_kinds": ("mamba2", "attention", "mamba2", "mamba2"), "rope_theta": 1e6}),
         ("mamba2", {"layer_kinds": ("mamba2", "mamba2", "mamba2", "attention"), "key_value_heads": 4}),
+        ("gated_deltanet", {"tie_embeddings": False, "rope_theta": 1e6, "gated_deltanet_heads": 2}),
+        ("gated_deltanet", {"layer_kinds": ("attention", "gated_deltanet", "gated_deltanet", "attention")}),
+        ("gated_deltanet", {"attention_heads": 2, "key_value_heads": 1}),
     ],
     ids=str,
 )
@@ -159,7 +162,7 @@ def test_every_variant_of_the_architectures_is_computed_alike(
 ) -> None:
     require_build(FAMILY_BUILDS[family])
     torch.manual_seed(0)
-    model = HybridLM(small_config(family).changed(**changes)).eval()
+    model = HybridLM(small_config(family).changed(**FAMILY_CHANGES[family] | changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
