@@ -252,6 +252,7 @@ def main() -> None:
         "width": chosen.width, "layer_count": chosen.layers, "feed_forward_width": 2 * chosen.width,
         "attention_heads": chosen.width // 64, "key_value_heads": 2,
     }  # fmt: skip
+    torch.set_num_threads(chosen.threads)
     for family in chosen.family:
         config = small_config(family, "miniature-256")
         # What the GGUF architectures ask for; rows of Gated DeltaNet's values must fit the blocks of K-quants.
