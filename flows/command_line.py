@@ -205,6 +205,49 @@ def generate(
     console.print()
 
 
+@app.command()
+def models() -> None:
+    """List the model presets: parameters, layers, and the cache of a full context (16-bit keys and values, and states)."""
+    from model import PRESETS, cache_size, parameter_count
+
+    table = Table(box=None)
+    for heading in ("preset", "size", "layers", "context", "cache MB"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("preset", "layers") else "right")
+    for name, config in PRESETS.items():
+        kinds = {kind: config.mixer_kinds.count(kind) for kind in dict.fromkeys(config.mixer_kinds)}
+        cache = cache_size(config, config.maximum_context, element_bytes=2)
+        table.add_row(
+            name,
+            f"{parameter_count(config).total / 1e6:,.1f}M",
+            " + ".join(f"{count} {kind}" for kind, count in kinds.items()),
+            f"{config.maximum_context:,}",
+            f"{cache.total / 1e6:,.1f}",
+        )
+    console.print(table)
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[Path, typer.Argument(help="A checkpoint directory, ours or in a Hugging Face layout.")],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="hugging-face, onnx, int8, int4, gguf-f32, gguf-f16, gguf-q8_0 or gguf-q4_k_m."),
+    ],
+    output: Annotated[Path, typer.Option(help="The directory (the file, for GGUF) to write; must not exist.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json; by default the one beside the model.")
+    ] = None,
+) -> None:
+    """Write a trained model in another format, whole or not at all."""
+    from infra.errors import ConfigurationError
+    from model.exports.exporting import ExportFormat, export
+
+    if form not in list(ExportFormat):
+        raise ConfigurationError(f"'{form}' is no export format.", f"choose one of: {', '.join(ExportFormat)}.")
+    export(model, form, output, tokenizer)
+    _say(f"{output}")
+
+
 @app.command("train-classifier")
 def train_classifier(
     classifier: Annotated[str, typer.Argument(help="quality or spam.", metavar="quality|spam")],
@@ -278,8 +321,17 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        errors.print(f"sam2: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(EXIT_FAILED)
+        _fail(error)
+    except Exception as error:
+        # Importing the model package for its error type would make every command wait for torch.
+        if type(error).__module__ != "model.errors":
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    errors.print(f"sam2: {error}", style="red", markup=False, soft_wrap=True)
+    sys.exit(EXIT_FAILED)
 
 
 def _latest_bundle(settings: StackSettings) -> Path:

@@ -19,11 +19,7 @@ from model.interface.llama_cpp import LlamaCodec, LlamaInterface, TokenizerCodec
 from model.language_model import HybridLM
 from model.llama_cpp import LlamaModel, available_builds, build_for
 from model.quantization import INT4_WEIGHTS_FILE, INT8_WEIGHTS_FILE, load_int4, load_int8
-
-TOKENIZER_FILE = "tokenizer.json"
-#: What documents end with, by the names tokenizers use; the first one present is taken.
-SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-
+from model.tokenizer_files import TOKENIZER_FILE, find_tokenizer, parse_tokenizer, read_tokenizer, separator_of
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ def open_model(
     if chosen is Runtime.ONNX_RUNTIME:
         return _open_in_onnxruntime(weights, tokenizer)
     model = _load(model_format, weights)
-    return HybridInterface(model, tokenizer, _separator(tokenizer), model_format, _file_bytes(weights))
+    return HybridInterface(model, tokenizer, separator_of(tokenizer).token, model_format, _file_bytes(weights))
 
 
 def detect(path: Path) -> tuple[ModelFormat, Path]:
@@ -120,7 +116,7 @@ def _open_in_llama_cpp(weights: Path, given_tokenizer: Path | None) -> LlamaInte
     if config is None and given_tokenizer is None and model.has_tokenizer:
         return LlamaInterface(model, LlamaCodec(model))
     tokenizer = _open_tokenizer(ModelFormat.GGUF, weights, given_tokenizer)
-    return LlamaInterface(model, TokenizerCodec(tokenizer, _separator(tokenizer)), config)
+    return LlamaInterface(model, TokenizerCodec(tokenizer, separator_of(tokenizer).token), config)
 
 
 def _open_in_onnxruntime(description: Path, tokenizer: Tokenizer) -> ModelInterface:
@@ -128,7 +124,7 @@ def _open_in_onnxruntime(description: Path, tokenizer: Tokenizer) -> ModelInterf
     from model.exports.onnx.runtime import OnnxRuntime
     from model.interface.onnx_runtime import OnnxRuntimeModel
 
-    return OnnxRuntimeModel(OnnxRuntime(description.parent), tokenizer, _separator(tokenizer))
+    return OnnxRuntimeModel(OnnxRuntime(description.parent), tokenizer, separator_of(tokenizer).token)
 
 
 def _load(model_format: ModelFormat, weights: Path) -> HybridLM:
@@ -139,32 +135,10 @@ def _load(model_format: ModelFormat, weights: Path) -> HybridLM:
 
 
 def _open_tokenizer(model_format: ModelFormat, weights: Path, given: Path | None) -> Tokenizer:
-    places = [given] if given else [weights.parent / TOKENIZER_FILE, weights.parent.parent / TOKENIZER_FILE]
-    for place in places:
-        if place.is_file():
-            return _parse(place.read_text(encoding="utf-8"), str(place))
-    stored = read_tokenizer_json(weights) if model_format is ModelFormat.GGUF and given is None else None
+    place = given or find_tokenizer(weights.parent)
+    if place is not None:
+        return read_tokenizer(place)
+    stored = read_tokenizer_json(weights) if model_format is ModelFormat.GGUF else None
     if stored is None:
-        looked = " and ".join(f"'{place}'" for place in places)
-        raise CheckpointError(f"no tokenizer at {looked}: give tokenizer_path")
-    return _parse(stored, str(weights))
-
-
-def _parse(text: str, origin: str) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:
-        raise CheckpointError(f"the tokenizer in '{origin}' cannot be read ({error}): replace it") from error
-    # Text that spells a special token is text: encoding it as the token would end the document.
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _separator(tokenizer: Tokenizer) -> int:
-    for name in SEPARATORS:
-        identifier = tokenizer.token_to_id(name)
-        if identifier is not None:
-            return int(identifier)
-    raise CheckpointError(f"the tokenizer has none of the separators {', '.join(SEPARATORS)}: add one to it")
+        raise CheckpointError(f"no {TOKENIZER_FILE} in '{weights.parent}' or one directory up: give tokenizer_path")
+    return parse_tokenizer(stored, str(weights))
