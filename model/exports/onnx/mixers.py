@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,7 @@ class GraphHGRN2(GraphMixer):
         self.i_proj, self.o_proj = project(mixer.i_proj, "i_proj"), project(mixer.o_proj, "o_proj")
         self.short_convolution = mixer.short_convolution
         if mixer.short_convolution:
-            self.q_conv1d, self.f_conv1d = GraphConvolution(mixer.q_conv1d), GraphConvolution(mixer.f_conv1d)
-            self.i_conv1d = GraphConvolution(mixer.i_conv1d)
+            self.conv1d = GraphConvolution(mixer.q_conv1d, mixer.f_conv1d, mixer.i_conv1d)
         self.g_norm = GraphNorm(mixer.g_norm)
         self.has_lower_bound = lower_bound is not None
         if lower_bound is not None:
@@ -106,14 +105,10 @@ class GraphHGRN2(GraphMixer):
 
     def forward(self, hidden: Tensor, tokens: Tokens, *states: Tensor) -> tuple[Tensor, ...]:
         """`states` are the recurrent state, then the convolutions' inputs."""
-        parts = [self.q_proj(hidden), self.f_proj(hidden), self.i_proj(hidden)]
-        inputs: list[Tensor] = []
+        query, forget, value = self.q_proj(hidden), self.f_proj(hidden), self.i_proj(hidden)
+        inputs: Sequence[Tensor] = ()
         if self.short_convolution:
-            convolutions = (self.q_conv1d, self.f_conv1d, self.i_conv1d)
-            for index, convolution in enumerate(convolutions):
-                parts[index], last = convolution(parts[index], states[1 + index], tokens)
-                inputs.append(last)
-        query, forget, value = parts
+            (query, forget, value), inputs = self.conv1d((query, forget, value), states[1:], tokens)
         key = torch.sigmoid(-forget)
         if self.has_lower_bound:
             key = key * self.free
@@ -143,16 +138,14 @@ class GraphGatedDeltaNet(GraphMixer):
         self.v_proj, self.g_proj = project(mixer.v_proj, "v_proj"), project(mixer.g_proj, "g_proj")
         self.a_proj, self.b_proj = project(mixer.a_proj, "a_proj"), project(mixer.b_proj, "b_proj")
         self.o_proj = project(mixer.o_proj, "o_proj")
-        self.q_conv1d, self.k_conv1d = GraphConvolution(mixer.q_conv1d), GraphConvolution(mixer.k_conv1d)
-        self.v_conv1d = GraphConvolution(mixer.v_conv1d)
+        self.conv1d = GraphConvolution(mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
         self.decay_rates, self.dt_bias = frozen(-mixer.A_log.float().exp()), frozen(mixer.dt_bias)
         self.o_norm = GraphNorm(mixer.o_norm)
 
     def forward(self, hidden: Tensor, tokens: Tokens, *states: Tensor) -> tuple[Tensor, ...]:
         """`states` are the recurrent state, then the convolutions' inputs."""
-        query, query_inputs = self.q_conv1d(self.q_proj(hidden), states[1], tokens)
-        key, key_inputs = self.k_conv1d(self.k_proj(hidden), states[2], tokens)
-        value, value_inputs = self.v_conv1d(self.v_proj(hidden), states[3], tokens)
+        parts = (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
+        (query, key, value), inputs = self.conv1d(parts, states[1:], tokens)
         query = _l2_normalised(heads_first(query, self.key_dim)) * self.key_dim**-0.5
         key, value = _l2_normalised(heads_first(key, self.key_dim)), heads_first(value, self.value_dim)
         log_decay = self.decay_rates * recurrences.softplus(self.a_proj(hidden) + self.dt_bias)
@@ -161,7 +154,7 @@ class GraphGatedDeltaNet(GraphMixer):
         recur = recurrences.step_gated_delta_rule if tokens.time == 1 else recurrences.chunk_gated_delta_rule
         mixed, state = recur(query, key, value, log_decay, strength, states[0])
         gated = joined(self.o_norm(mixed)) * functional.silu(self.g_proj(hidden))
-        return self.o_proj(gated), state, query_inputs, key_inputs, value_inputs
+        return (self.o_proj(gated), state, *inputs)
 
 
 class GraphMamba2(GraphMixer):
@@ -188,7 +181,7 @@ class GraphMamba2(GraphMixer):
     def forward(self, hidden: Tensor, tokens: Tokens, *states: Tensor) -> tuple[Tensor, ...]:
         """`states` are the recurrent state and the convolution's inputs."""
         gate, mixed = self.in_proj(hidden).split(self.parts[:2], dim=-1)
-        mixed, inputs_after = self.conv1d(mixed, states[1], tokens)
+        (mixed,), inputs_after = self.conv1d([mixed], states[1:], tokens)
         shared = self.groups * self.state_size
         inputs, written, read = mixed.split((self.parts[0], shared, shared), dim=-1)
         inputs = heads_first(inputs, self.head_dim)
@@ -201,7 +194,7 @@ class GraphMamba2(GraphMixer):
         gated = joined(scanned + inputs * self.skip) * functional.silu(gate)
         grouped = gated.unflatten(-1, (self.groups, -1))
         normed = grouped * torch.rsqrt(grouped.pow(2).mean(dim=-1, keepdim=True) + self.eps)
-        return self.out_proj(normed.flatten(2) * self.norm_weight), state, inputs_after
+        return (self.out_proj(normed.flatten(2) * self.norm_weight), state, *inputs_after)
 
     def _for_heads(self, part: Tensor) -> Tensor:
         """`[batch, time, groups * state_size]` to `[batch, heads, time, state_size]`; a single group broadcasts."""

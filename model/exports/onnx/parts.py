@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,24 +91,32 @@ class GraphNorm(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """`ShortConvolution` as a sum of shifted rows; its state is the last inputs before padding."""
+    """A layer's `ShortConvolution`s side by side, as one sum of shifted rows.
 
-    def __init__(self, convolution: ShortConvolution) -> None:
+    Either all have a bias and a SiLU, or none. Their states are the last inputs before padding.
+    """
+
+    def __init__(self, *convolutions: ShortConvolution) -> None:
         super().__init__()
-        self.silu = convolution.silu
-        self.weight = nn.Parameter(convolution.weight.detach().float()[:, 0].t().contiguous(), requires_grad=False)
-        self.bias = None if convolution.bias is None else frozen(convolution.bias)
+        self.silu = convolutions[0].silu
+        self.channels = [len(one.weight) for one in convolutions]
+        self.weight = frozen(torch.cat([one.weight.detach()[:, 0].t() for one in convolutions], dim=1))
+        biases: list[Tensor] = [one.bias for one in convolutions if one.bias is not None]
+        self.bias = frozen(torch.cat(biases)) if biases else None
 
-    def forward(self, inputs: Tensor, state: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """`inputs` `[batch, time, channels]` after `state` `[batch, taps - 1, channels]`."""
-        padded = torch.cat([state, inputs], dim=1)
+    def forward(
+        self, inputs: Sequence[Tensor], states: Sequence[Tensor], tokens: Tokens
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """`inputs` `[batch, time, channels]` after `states` `[batch, taps - 1, channels]`, one each."""
+        padded = torch.cat([torch.cat(list(states), dim=-1), torch.cat(list(inputs), dim=-1)], dim=1)
         output = padded[:, : tokens.time] * self.weight[0]
         for tap in range(1, CONVOLUTION_TAPS):
             output = output + padded[:, tap : tap + tokens.time] * self.weight[tap]
         if self.bias is not None:
             output = output + self.bias
         last = torch.arange(CONVOLUTION_TAPS - 1) + tokens.real_count
-        return functional.silu(output) if self.silu else output, padded.index_select(1, last)
+        output = functional.silu(output) if self.silu else output
+        return output.split(self.channels, dim=-1), padded.index_select(1, last).split(self.channels, dim=-1)
 
 
 def convolution_state(name: str, channels: int) -> StateSpec:

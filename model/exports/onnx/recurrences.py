@@ -3,7 +3,7 @@
 Nothing here looks at the data to choose a path, works in place or solves a triangular system, because a graph can
 do none of these. Every exponent is at most zero, so that results are exact at any decay: what is referenced to a
 later position is so by a *difference* of running sums, cut at zero where a mask hides it anyway. Tensors are
-head-major, `[batch, heads, time, dim]`, in float32; a chunk is a multiple of `SOLVED_TOKENS`.
+head-major, `[batch, heads, time, dim]`, in float32; a chunk is 8 times a power of two.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 # Pairs of tokens inside a block are compared channel by channel, blocks with each other by one product.
 BLOCK_TOKENS = 8
-# Rows solved one after the other; what is left is one product a block.
-SOLVED_TOKENS = 8
+# Size of the blocks whose inverse is a series of four terms.
+FIRST_BLOCK = 4
 
 
 def step_gated_linear_attention(
@@ -86,39 +86,35 @@ def chunk_gated_delta_rule(
     pairwise, from_start, to_end, over_chunk = _scalar_decays(log_decay)
     strength = strength.unsqueeze(-1)
     system = _strictly_lower(((key * strength) @ key.transpose(-1, -2)) * pairwise)
-    written = solve_unit_lower(system, strength * (value - from_start * (key @ state)))
+    written = inverse_unit_lower(system) @ (strength * (value - from_start * (key @ state)))
     mixed = from_start * (query @ state) + ((query @ key.transpose(-1, -2)) * pairwise) @ written
     return mixed, state * over_chunk + (key * to_end).transpose(-1, -2) @ written
 
 
-def solve_unit_lower(strictly_lower: Tensor, right: Tensor) -> Tensor:
-    """`(I + strictly_lower)^-1 right` by forward substitution, `[..., time, time]` and `[..., time, columns]`.
+def inverse_unit_lower(strictly_lower: Tensor) -> Tensor:
+    """`(I + strictly_lower)^-1` of `[..., time, time]`, `time` being 4 times a power of two.
 
-    Blocks on the diagonal are inverted row by row, all at once; then one product a block. (The inverse by repeated
-    squaring has far fewer steps and loses every digit when keys are alike.)
+    Block substitution: with `X` the inverse of the diagonal blocks of one size and `C` what lies between two of them,
+    the inverse of a block of twice the size is `X - X C X`. The first blocks are of 4, where the series
+    `(I - L)(I + L^2)` is complete. (The same series for the whole matrix needs fewer products and loses every digit
+    when keys are alike.)
     """
-    time = right.shape[-2]
-    blocks = time // SOLVED_TOKENS
-    spans = [slice(block * SOLVED_TOKENS, (block + 1) * SOLVED_TOKENS) for block in range(blocks)]
-    diagonal = torch.stack([strictly_lower[..., span, span] for span in spans], dim=-3)
-    inverse = _inverse_unit_lower(diagonal)
-    solved = inverse[..., 0, :, :] @ right[..., spans[0], :]
-    for block, span in enumerate(spans[1:], start=1):
-        known = strictly_lower[..., span, : span.start] @ solved
-        rows = inverse[..., block, :, :] @ (right[..., span, :] - known)
-        solved = torch.cat([solved, rows], dim=-2)
-    return solved
+    time = strictly_lower.shape[-1]
+    first = strictly_lower * _same_block(time, FIRST_BLOCK)
+    identity = torch.eye(time)
+    inverse = (identity - first) @ (identity + first @ first)
+    size = FIRST_BLOCK
+    while size < time:
+        between = strictly_lower * (_same_block(time, 2 * size) - _same_block(time, size))
+        inverse = inverse - inverse @ between @ inverse
+        size *= 2
+    return inverse
 
 
-def _inverse_unit_lower(strictly_lower: Tensor) -> Tensor:
-    """`(I + strictly_lower)^-1`, a row after the other: `X_i = I_i - L_i X`."""
-    size = strictly_lower.shape[-1]
-    identity = torch.eye(size, dtype=strictly_lower.dtype)
-    rows = torch.zeros_like(strictly_lower[..., :1, :]) + identity[:1]
-    for row in range(1, size):
-        solved = identity[row : row + 1] - strictly_lower[..., row : row + 1, :row] @ rows
-        rows = torch.cat([rows, solved], dim=-2)
-    return rows
+def _same_block(time: int, size: int) -> Tensor:
+    """`[time, time]`, 1 where both positions are in one block of `size`."""
+    block = torch.arange(time) // size
+    return (block.unsqueeze(1) == block.unsqueeze(0)).float()
 
 
 def step_state_space(

@@ -18,8 +18,8 @@ from model.exports.onnx.parts import BATCH, PAST, StateSpec
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
-#: The rest of a prompt is read a token at a time up to this many, else as a padded chunk, which costs as much.
-STEPPED_TOKENS = 6
+#: The rest of a prompt is read a token at a time up to this many, else as a padded chunk, which costs as much as 4-5.
+STEPPED_TOKENS = 4
 
 
 @dataclass

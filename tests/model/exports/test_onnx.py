@@ -188,7 +188,7 @@ def test_projections_of_decays_stay_exact_in_int8(exported: Exported) -> None:
 def test_both_graphs_read_one_copy_of_the_weights(exported: Exported) -> None:
     matrices = sum(part.numel() * 4 for name, part in exported.model.named_parameters() if part.dim() == 2)
     held = (exported.directory / WEIGHTS_FILE).stat().st_size
-    assert matrices * 0.95 < held < matrices * 1.3  # alignment, masks and the graphs' constants
+    assert matrices * 0.95 < held < matrices * 1.6  # masks of a chunk are much beside matrices this small
     for file in ("step.onnx", "chunk.onnx"):
         assert (exported.directory / file).stat().st_size < held
 

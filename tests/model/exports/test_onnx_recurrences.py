@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.exports.onnx import recurrences
-from model.exports.onnx.recurrences import solve_unit_lower
+from model.exports.onnx.recurrences import inverse_unit_lower
 
 TIME, HEADS, KEY, VALUE = 64, 2, 16, 24
 DECAYS: dict[str, Callable[..., Tensor]] = {
@@ -70,12 +70,12 @@ def test_state_space(decay: Callable[..., Tensor]) -> None:
     same(recurrences.chunk_state_space(inputs, log_decay, written, read, state), expected)
 
 
-def test_the_solution_solves_the_system() -> None:
-    lower = torch.randn(3, TIME, TIME).tril(-1) / 4
-    right = torch.randn(3, TIME, 5)
-    exact = torch.linalg.solve_triangular(lower.double(), right.double(), upper=False, unitriangular=True)
-    found = solve_unit_lower(lower, right)
-    assert float((found - exact).norm() / exact.norm()) < 1e-5
+@pytest.mark.parametrize("time", [8, 16, TIME])
+def test_the_inverse_is_one(time: int) -> None:
+    """Of a random matrix, and of the hardest there is: all keys alike and nothing forgotten."""
+    for lower in (torch.randn(3, time, time).tril(-1) / 4, torch.ones(time, time).tril(-1)):
+        exact = torch.linalg.inv(torch.eye(time, dtype=torch.float64) + lower)
+        assert float((inverse_unit_lower(lower) - exact).norm() / exact.norm()) < 1e-6
 
 
 @pytest.mark.parametrize(
