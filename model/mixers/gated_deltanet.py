@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model.cache import LayerMemory
 from model.config import ModelConfig
-from model.linear import Linear, project
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -25,11 +25,25 @@ from model.ops.gated_delta_rule import (
     l2_normalised,
     step_gated_delta_rule,
 )
+from model.ops.norm_then_gate import norm_then_gate
+from model.plain_modules import project
 from model.sequence import Sequence
 
 # Decay rates and time steps at the start of training, as in Mamba-2 and fla.
 LARGEST_DECAY_RATE = 16.0
 TIME_STEPS = (1e-3, 1e-1)
+
+
+class NormThenGate(RMSNorm):
+    """RMSNorm of each head, times `silu(gate)` when a gate is given (fla's `FusedRMSNormGated`)."""
+
+    def forward(self, hidden: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`[..., width]` to the same shape; with a gate, of the same shape, to its dtype."""
+        if gate is None:
+            return super().forward(hidden)
+        if few_rows.takes_compiled(hidden, gate, self.weight):
+            return few_rows.gate_with_silu(gate, few_rows.rms_norm(hidden, self.weight, self.eps))
+        return norm_then_gate(hidden, gate, self.weight, self.eps)
 
 
 class GatedDeltaNet(Mixer):
@@ -50,7 +64,7 @@ class GatedDeltaNet(Mixer):
         self.k_conv1d = ShortConvolution(keys, silu=True)
         self.v_conv1d = ShortConvolution(values, silu=True)
         self.g_proj = Linear(config.width, values, bias=False)
-        self.o_norm = RMSNorm(self.value_dim, config.norm_eps)
+        self.o_norm = NormThenGate(self.value_dim, config.norm_eps)
         self.o_proj = Linear(values, config.width, bias=False)
         self.reset_parameters()
 
@@ -74,17 +88,21 @@ class GatedDeltaNet(Mixer):
         if memory is not None and state is not None and sequence.time == 1 and self._takes_compiled(value, gate):
             inputs = (query, key, value, decay_input, beta_input, self.A_log, self.dt_bias)
             mixed, memory["state"] = few_rows.gated_delta_step(*inputs, state, L2_NORM_EPS)
-            read = self.o_norm(mixed.unflatten(-1, (-1, self.value_dim))).flatten(2)
-            stepped: Tensor = self.o_proj(few_rows.gate_with_silu(gate, read))
+            stepped: Tensor = self.o_proj(self._gated(mixed.unflatten(-1, (-1, self.value_dim)), gate))
             return stepped
         query, key = (l2_normalised(part.unflatten(-1, (-1, self.key_dim))) for part in (query, key))
         value = value.unflatten(-1, (-1, self.value_dim))
         time_step = functional.softplus(decay_input.float() + self.dt_bias.float())
         log_decay = -self.A_log.float().exp() * time_step
         beta = beta_input.float().sigmoid()
-        mixed = self._recur(query, key, value, log_decay, beta, sequence, memory).to(hidden.dtype)
-        output: Tensor = self.o_proj(self.o_norm(mixed).flatten(2) * functional.silu(gate))
+        mixed = self._recur(query, key, value, log_decay, beta, sequence, memory)
+        output: Tensor = self.o_proj(self._gated(mixed, gate))
         return output
+
+    def _gated(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """`mixed` `[batch, time, heads, value_dim]`, `gate` `[batch, time, heads * value_dim]`, to the gate's shape."""
+        gated: Tensor = self.o_norm(mixed, gate.view(mixed.shape))
+        return gated.flatten(2)
 
     def _takes_compiled(self, value: Tensor, gate: Tensor) -> bool:
         return few_rows.takes_compiled(value, gate, self.A_log, self.dt_bias)
@@ -157,7 +175,7 @@ class GatedDeltaNet(Mixer):
         padded = chunks * CHUNK_SIZE / context
         in_chunks = padded * (4 * keys + values + heads * (4 * CHUNK_SIZE + 1))
         states = (chunks + 1) * values * config.gated_deltanet_head_dim / context
-        return 4 * keys + 7 * values + 6 * heads + in_chunks + states
+        return 4 * keys + 5 * values + 6 * heads + in_chunks + states
 
 
 def _head_shape(config: ModelConfig) -> tuple[int, int, int]:
