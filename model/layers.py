@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import ModelConfig
-from model.linear import Linear, are_plain
+from model.linear import Linear
 from model.mixers import MIXERS
 from model.norms import RMSNorm
 from model.ops import few_rows
+from model.plain_modules import are_plain
 from model.sequence import Sequence
 
 
@@ -24,9 +25,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[batch, time, width]` to the same shape."""
-        projections = (self.gate_proj, self.up_proj, self.down_proj)
-        if few_rows.takes_compiled(hidden) and are_plain(projections):
-            return few_rows.feed_forward(hidden, *(projection.weight for projection in projections))
         output: Tensor = self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
         return output
 
@@ -47,4 +45,14 @@ class Block(nn.Module):
         """`[batch, time, width]` to the same shape; to `[batch, 1, width]` where the sequence wants the last alone."""
         mixed = self.attn(self.attn_norm(hidden), sequence, lower_bound)
         hidden = hidden[:, -1:] + mixed[:, -1:] if sequence.last_alone else hidden + mixed
-        return hidden + self.mlp(self.mlp_norm(hidden)) if self.has_feed_forward else hidden
+        return self._fed_forward(hidden) if self.has_feed_forward else hidden
+
+    def _fed_forward(self, hidden: Tensor) -> Tensor:
+        norm, mlp = self.mlp_norm, self.mlp
+        if few_rows.takes_compiled(hidden) and type(mlp) is SwiGLU and are_plain(norm):
+            projections = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            if are_plain(*projections):
+                weights = (projection.weight for projection in projections)
+                return few_rows.feed_forward(hidden, norm.weight, norm.eps, *weights)
+        output: Tensor = hidden + mlp(norm(hidden))
+        return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,33 +25,12 @@ class Linear(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
-        if self.bias is None and few_rows.takes_compiled(hidden) and _is_plain(self.weight):
+        if self.bias is None and few_rows.takes_compiled(hidden) and few_rows.is_readable(self.weight):
             return few_rows.product(hidden, self.weight)
         if _takes_onednn(hidden, self.weight):
             output: Tensor = _Product.apply(hidden, self.weight, self.bias)
             return output
         return functional.linear(hidden, self.weight, self.bias)
-
-
-def project(hidden: Tensor, *projections: nn.Module) -> tuple[Tensor, ...]:
-    """`hidden` through each of the projections, as if each were called; plain ones of a few rows at once."""
-    if few_rows.takes_compiled(hidden) and are_plain(projections):
-        return few_rows.products(hidden, [projection.weight for projection in projections])
-    return tuple(projection(hidden) for projection in projections)
-
-
-def are_plain(projections: Iterable[nn.Module]) -> bool:
-    """Whether they are `Linear`s of float32 on CPU that nothing wraps, hooks into or adds to.
-
-    Only then may their weights be read in place of calling them.
-    """
-    return all(
-        type(projection) is Linear
-        and projection.bias is None
-        and _is_plain(projection.weight)
-        and not (projection._forward_hooks or projection._forward_pre_hooks)
-        for projection in projections
-    )
 
 
 class _Product(torch.autograd.Function):
@@ -74,10 +52,6 @@ class _Product(torch.autograd.Function):
             rows.t() @ hidden.reshape(-1, hidden.shape[-1]) if for_weight else None,
             rows.sum(dim=0) if for_bias else None,
         )
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.is_cpu and weight.is_contiguous()
 
 
 def _onednn(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from model.config import ModelConfig, require_divisible
 from model.errors import ConfigurationError
-from model.linear import Linear, project
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.norms import RMSNorm
 from model.ops.attention import causal_attention, continued_attention, document_attention, ragged_attention
 from model.ops.rotary import rotate
+from model.plain_modules import project
 from model.sequence import Sequence
 
 

@@ -11,8 +11,9 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
+from model.cache import LayerMemory
 from model.config import ModelConfig, require_divisible
-from model.linear import Linear, project
+from model.linear import Linear
 from model.mixers.interface import Mixer
 from model.mixers.short_convolution import CONVOLUTION_TAPS, ShortConvolution
 from model.norms import RMSNorm
@@ -23,6 +24,7 @@ from model.ops.gated_linear_attention import (
     step_gated_linear_attention,
 )
 from model.ops.hgrn2_gate import hgrn2_gate
+from model.plain_modules import are_plain, project
 from model.sequence import Sequence
 
 OUTPUT_NORM_EPS = 1e-5
@@ -51,6 +53,8 @@ class HGRN2(Mixer):
     def forward(self, hidden: Tensor, sequence: Sequence, lower_bound: Tensor | None) -> Tensor:
         """`lower_bound` `[width]` is the least forget gate of each channel; None (the first layer) is zero."""
         memory = None if sequence.cache is None else sequence.cache.layers[self.layer]
+        if memory is not None and sequence.time == 1 and self._takes_compiled(hidden, memory):
+            return self._step(hidden, memory, lower_bound)
         query, forget, value = project(hidden, self.q_proj, self.f_proj, self.i_proj)
         if self.short_convolution:
             query, forget, value = (
@@ -73,6 +77,30 @@ class HGRN2(Mixer):
         mixed = self._recur(query, key, value, log_decay, sequence, memory)
         output: Tensor = self.o_proj(self.g_norm(mixed.flatten(2)))
         return output
+
+    def _takes_compiled(self, hidden: Tensor, memory: LayerMemory) -> bool:
+        return (
+            "state" in memory
+            and few_rows.takes_compiled(hidden)
+            and are_plain(self.q_proj, self.f_proj, self.i_proj, self.o_proj, self.g_norm)
+            and all(few_rows.is_readable(convolution.weight) for convolution in self._convolutions())
+        )
+
+    def _step(self, hidden: Tensor, memory: LayerMemory, lower_bound: Tensor | None) -> Tensor:
+        """One token in one compiled loop."""
+        slots = [f"{name}_convolution" for name in "qfi"] if self.short_convolution else []
+        weights = [convolution.weight for convolution in self._convolutions()]
+        projections = [part.weight for part in (self.q_proj, self.f_proj, self.i_proj, self.o_proj)]
+        inputs = [memory[slot] for slot in slots]
+        norm = self.g_norm
+        output, inputs, memory["state"] = few_rows.hgrn2_layer(
+            hidden, projections, weights, inputs, norm.weight, norm.eps, lower_bound, memory["state"]
+        )
+        memory.update(zip(slots, inputs, strict=True))
+        return output
+
+    def _convolutions(self) -> list[ShortConvolution]:
+        return [self.q_conv1d, self.f_conv1d, self.i_conv1d] if self.short_convolution else []
 
     def _recur(
         self,

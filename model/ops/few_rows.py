@@ -44,6 +44,11 @@ def takes_compiled(hidden: Tensor, *others: Tensor) -> bool:
     )
 
 
+def is_readable(weight: Tensor) -> bool:
+    """Whether the loops can read a weight."""
+    return weight.dtype == torch.float32 and weight.is_cpu and weight.is_contiguous()
+
+
 def product(hidden: Tensor, weight: Tensor) -> Tensor:
     """`hidden @ weight.T`; `[..., in]`, `[out, in]`, both float32 and the weight contiguous, to `[..., out]`."""
     hidden = hidden.contiguous()
@@ -67,15 +72,52 @@ def products(hidden: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(outputs)
 
 
-def feed_forward(hidden: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """`down(silu(gate(hidden)) * up(hidden))` with the three weights of a SwiGLU, `[inner, width]` and its reverse."""
+def feed_forward(hidden: Tensor, norm: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """`hidden + down(silu(gate(x)) * up(x))` of `x = rms_norm(hidden, norm, eps)`, with the weights of a SwiGLU."""
     hidden = hidden.contiguous()
     size, width = gate.shape
     rows = hidden.numel() // width
-    inner, output = hidden.new_empty(2, rows, size), torch.empty_like(hidden)
-    parts = (gate, up, down, hidden, inner, output)
-    loops().feed_forward(*(part.data_ptr() for part in parts), rows, size, width)
+    room, output = hidden.new_empty(rows * (width + 2 * size)), torch.empty_like(hidden)
+    parts = (norm, gate, up, down, hidden, room, output)
+    loops().feed_forward(*(part.data_ptr() for part in parts), rows, size, width, eps)
     return output
+
+
+def hgrn2_layer(
+    hidden: Tensor,
+    projections: Sequence[Tensor],
+    convolutions: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    norm: Tensor,
+    eps: float,
+    lower_bound: Tensor | None,
+    state: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """One token of an HGRN-2 mixer, `[rows, 1, width]`, from its projections' weights q, f, i and o to its output.
+
+    `convolutions` are the weights of q, f and i, `inputs` what they remember; both empty where there are none.
+    Returns the output, what the convolutions remember next, and the next state.
+    """
+    hidden, state = hidden.contiguous(), state.contiguous()
+    inputs = [part.float().contiguous() for part in inputs]
+    rows, heads, dim, _ = state.shape
+    room, output = hidden.new_empty(7, rows, heads * dim), torch.empty_like(hidden)
+    remembered = tuple(torch.empty_like(part) for part in inputs)
+    new_state = torch.empty_like(state)
+    none = (0, 0, 0)
+    taps = convolutions[0].shape[-1] if convolutions else 0
+    loops().hgrn2_layer(
+        hidden.data_ptr(),
+        *(part.data_ptr() for part in projections),
+        *((part.data_ptr() for part in convolutions) if convolutions else none),
+        *((part.data_ptr() for part in inputs) if convolutions else none),
+        norm.data_ptr(),
+        0 if lower_bound is None else lower_bound.data_ptr(),
+        state.data_ptr(),
+        *((part.data_ptr() for part in remembered) if convolutions else none),
+        new_state.data_ptr(), room.data_ptr(), output.data_ptr(), rows, heads, dim, taps, LEAST_BOUND, eps,
+    )  # fmt: skip
+    return output, remembered, new_state
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -26,6 +26,7 @@ _OPTIONS = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
 
+_FLOAT_BYTES = 4
 #: Places of a weight that are read in turns: the processor fetches ahead at each of them, up to the end of a page.
 _STREAMS = 3
 
@@ -85,22 +86,6 @@ def product(weight: int, inputs: int, outputs: int, rows: int, size: int, length
     _product(w, x, y)
 
 
-@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
-def feed_forward(
-    gate: int, up: int, down: int, inputs: int, inner: int, outputs: int, rows: int, size: int, width: int
-) -> None:
-    """`inner` `[2, rows, size]` is room for what lies between."""
-    x = carray(_pointer(inputs), (rows, width))
-    between = carray(_pointer(inner), (2, rows, size))
-    y = carray(_pointer(outputs), (rows, width))
-    _product(carray(_pointer(gate), (size, width)), x, between[0])
-    _product(carray(_pointer(up), (size, width)), x, between[1])
-    for r in range(rows):
-        for j in range(size):
-            between[0, r, j] *= _sigmoid(between[0, r, j]) * between[1, r, j]
-    _product(carray(_pointer(down), (width, size)), between[0], y)
-
-
 @njit("void(int64, int64, int64, int64, int64, float64)", **_OPTIONS)
 def rms_norm(inputs: int, weight: int, outputs: int, rows: int, width: int, eps: float) -> None:
     x = carray(_pointer(inputs), (rows, width))
@@ -122,6 +107,25 @@ def gate_with_silu(gate: int, up: int, outputs: int, count: int) -> None:
     y = carray(_pointer(outputs), (count,))
     for j in range(count):
         y[j] = g[j] * _sigmoid(g[j]) * u[j]
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, float64)", **_OPTIONS)
+def feed_forward(
+    norm: int, gate: int, up: int, down: int, inputs: int, room: int, outputs: int,
+    rows: int, size: int, width: int, eps: float,
+) -> None:  # fmt: skip
+    """With the norm before and the residual around it. `room` is `[rows, width + 2 * size]`."""
+    first = room + _FLOAT_BYTES * rows * width
+    second = first + _FLOAT_BYTES * rows * size
+    rms_norm(inputs, norm, room, rows, width, eps)
+    product(gate, room, first, rows, size, width)
+    product(up, room, second, rows, size, width)
+    gate_with_silu(first, second, second, rows * size)
+    product(down, second, outputs, rows, width, size)
+    x = carray(_pointer(inputs), (rows * width,))
+    y = carray(_pointer(outputs), (rows * width,))
+    for j in range(rows * width):
+        y[j] += x[j]
 
 
 @njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
@@ -264,3 +268,29 @@ def state_space_step(
                     n[r, h, i, j] = entry
                     read += entry * m[r, reads + j]
                 y[r, h * head_dim + i] = read + d[h] * x
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, "
+      "int64, int64, int64, int64, int64, int64, int64, int64, int64, float64, float64)", **_OPTIONS)  # fmt: skip
+def hgrn2_layer(
+    inputs: int, query: int, forget: int, value: int, output: int, query_taps: int, forget_taps: int, value_taps: int,
+    query_state: int, forget_state: int, value_state: int, norm: int, lower_bound: int, state: int,
+    new_query_state: int, new_forget_state: int, new_value_state: int, new_state: int, room: int, outputs: int,
+    rows: int, heads: int, dim: int, taps: int, least_bound: float, eps: float,
+) -> None:  # fmt: skip
+    """Projections to projection; without convolutions `taps` is 0. `room` is `[7, rows, width]`."""
+    width = heads * dim
+    part = _FLOAT_BYTES * rows * width
+    q, f, v = room, room + part, room + 2 * part
+    product(query, inputs, q, rows, width, width)
+    product(forget, inputs, f, rows, width, width)
+    product(value, inputs, v, rows, width, width)
+    if taps > 0:
+        convolution_step(q, query_taps, 0, query_state, q + 3 * part, new_query_state, rows, width, taps, 0)
+        convolution_step(f, forget_taps, 0, forget_state, f + 3 * part, new_forget_state, rows, width, taps, 0)
+        convolution_step(v, value_taps, 0, value_state, v + 3 * part, new_value_state, rows, width, taps, 0)
+        q, f, v = q + 3 * part, f + 3 * part, v + 3 * part
+    mixed = room + 6 * part
+    hgrn2_step(q, f, v, lower_bound, state, mixed, new_state, rows, heads, dim, least_bound)
+    rms_norm(mixed, norm, room, rows, width, eps)
+    product(output, room, outputs, rows, width, width)
