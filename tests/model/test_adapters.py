@@ -169,7 +169,7 @@ def test_every_layer_is_called_once(family: str, use: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("use", USES)
-def test_the_loss_and_the_hooks_see_every_layer(family: str, use: str) -> None:
+def test_hooks_see_every_layer(family: str, use: str) -> None:
     """Hooks are how tools look into a model: a path around a plain layer would leave them blind."""
     model = model_of(family)
     seen: set[str] = set()

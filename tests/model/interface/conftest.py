@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model import HybridLM, preset, save
 from model.exports.gguf import GGUFFormat, save_gguf
-from model.quantization import save_int8
+from model.quantization import save_int4, save_int8
 
 SEPARATOR = "<|endoftext|>"
 
@@ -34,7 +34,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`fp32/`, `int8/` and `q8_0.gguf` of one model, `tokenizer.json` beside them."""
+    """`fp32/`, `int8/`, `int4/` and `q8_0.gguf` of one model, `tokenizer.json` beside them."""
     directory = tmp_path_factory.mktemp("formats")
     torch.manual_seed(0)
     config = preset("miniature").model_copy(update={"vocabulary_size": 512, "maximum_context": 1024})
@@ -42,5 +42,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     byte_tokenizer().save(str(directory / "tokenizer.json"))
     save(model, directory / "fp32")
     save_int8(model, directory / "int8")
+    save_int4(model, directory / "int4")
     save_gguf(model, directory / "q8_0.gguf", GGUFFormat.Q8_0, tokenizer=directory / "tokenizer.json")
     return directory

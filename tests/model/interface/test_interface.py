@@ -13,7 +13,12 @@ from model.errors import CheckpointError
 from model.exports.hugging_face import save_hugging_face
 from model.interface import Completion, GenerationSettings, ModelFormat, ModelInterface, open_model
 
-PATHS = {ModelFormat.FLOAT32: "fp32", ModelFormat.INT8: "int8", ModelFormat.GGUF: "q8_0.gguf"}
+PATHS = {
+    ModelFormat.FLOAT32: "fp32",
+    ModelFormat.INT8: "int8",
+    ModelFormat.INT4: "int4",
+    ModelFormat.GGUF: "q8_0.gguf",
+}
 SHORT = GenerationSettings(maximum_new_tokens=6)
 
 
@@ -32,14 +37,12 @@ def test_says_what_it_is(opened: tuple[ModelFormat, ModelInterface]) -> None:
 
 
 def test_answers_in_the_order_of_the_prompts(opened: tuple[ModelFormat, ModelInterface]) -> None:
-    model_format, model = opened
+    _, model = opened
     prompts = ["abc", "a longer prompt", "xyz", ""]
     together = model.generate(prompts, SHORT)
     assert [answer.prompt_tokens for answer in together] == [4, 16, 4, 1]
-    # Int8 scales activations over the whole batch, so there a row may depend on its neighbours.
-    if model_format is not ModelFormat.INT8:
-        alone = [model.generate([prompt], SHORT)[0] for prompt in prompts]
-        assert [answer.text for answer in together] == [answer.text for answer in alone]
+    alone = [model.generate([prompt], SHORT)[0] for prompt in prompts]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert all(isinstance(answer, Completion) and answer.new_tokens <= 6 for answer in together)
 
 
@@ -52,7 +55,7 @@ def test_streamed_pieces_are_what_generate_returns(opened: tuple[ModelFormat, Mo
 
 
 def test_pieces_of_several_prompts_come_side_by_side(opened: tuple[ModelFormat, ModelInterface]) -> None:
-    model_format, model = opened
+    _, model = opened
     prompts = ["abc", "a longer prompt", "naïve 漢字 "]
     settings = [
         GenerationSettings(maximum_new_tokens=most, sampling=SamplingConfig(temperature=1.5, seed=most))
@@ -64,8 +67,8 @@ def test_pieces_of_several_prompts_come_side_by_side(opened: tuple[ModelFormat, 
     for row, answer in enumerate(answers):
         assert "".join(piece.text for piece in pieces if piece.prompt == row) == answer.text
     assert [piece.prompt for piece in pieces] != sorted(piece.prompt for piece in pieces)
-    if model_format is not ModelFormat.INT8:
-        assert answers == [model.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
+    alone = [model.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
+    assert [answer.text for answer in answers] == [answer.text for answer in alone]
 
 
 def test_a_stop_text_ends_the_text_before_it(files: Path) -> None:
@@ -113,8 +116,8 @@ def test_scores_of_a_batch_are_those_of_each_text(opened: tuple[ModelFormat, Mod
     texts = ["hello", "", "the quick brown fox " * 20, "naïve", "a", "the lazy dog"]
     together = model.score(texts)
     assert [len(score.log_likelihoods) for score in together] == [5, 0, 400, 6, 1, 12]
-    # Int8 scales activations over the whole batch, so there a row may depend on its neighbours.
-    tolerance = 0.5 if model_format is ModelFormat.INT8 else 1e-4
+    # Int8 rounds its inputs: what differs in the last digit may differ by a step.
+    tolerance = 0.05 if model_format is ModelFormat.INT8 else 1e-4
     for text, score in zip(texts, together, strict=True):
         (alone,) = model.score([text])
         assert score.tokens == alone.tokens
