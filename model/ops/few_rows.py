@@ -120,6 +120,40 @@ def hgrn2_layer(
     return output, remembered, new_state
 
 
+def rotated(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """`heads` `[rows, 1, heads, head_dim]` turned by one position's tables."""
+    output = heads.clone(memory_format=torch.contiguous_format)
+    rows, _, count, dim = output.shape
+    loops().rotate(output.data_ptr(), cosine.data_ptr(), sine.data_ptr(), rows, count, dim)
+    return output
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """`query` `[rows, heads, 1, head_dim]` over all `keys` `[rows, groups, time, head_dim]`, to the query's shape.
+
+    Keys and values may be the filled part of larger buffers.
+    """
+    query = query.contiguous()
+    rows, groups, length, dim = keys.shape
+    shared = query.shape[1] // groups
+    room, output = query.new_empty((shared + 1) * length), torch.empty_like(query)
+    parts = (query, keys, values, room, output)
+    capacity = keys.stride(1) // dim
+    loops().attend(*(part.data_ptr() for part in parts), rows, groups, shared, dim, length, capacity)
+    return output
+
+
+def takes_keys(query: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether `attend` can read them: float32, and laid out as `[rows, groups, capacity, head_dim]`."""
+    return takes_compiled(query[:, 0], keys, values) and all(
+        part.stride(3) == 1
+        and part.stride(2) == part.shape[3]
+        and part.stride(1) == keys.stride(1)
+        and (len(part) == 1 or part.stride(0) == part.shape[1] * part.stride(1))
+        for part in (keys, values)
+    )
+
+
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`hidden / sqrt(mean(hidden^2) + eps) * weight` over the last dimension."""
     hidden = hidden.contiguous()

@@ -27,6 +27,7 @@ _OPTIONS = {
 }
 
 _FLOAT_BYTES = 4
+_LOG2_E, _LN_2, _SQRT_2 = np.float32(math.log2(math.e)), np.float32(math.log(2)), np.float32(math.sqrt(2))
 #: Places of a weight that are read in turns: the processor fetches ahead at each of them, up to the end of a page.
 _STREAMS = 3
 
@@ -41,9 +42,54 @@ def _pointer(_context: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), generate
 
 
+@intrinsic
+def _integer_pointer(_context: Any, address: Any) -> Any:
+    """An address as a pointer to int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int32)(types.int64), generate
+
+
 @njit(inline="always", **_OPTIONS)
 def _sigmoid(value: float) -> float:
     return np.float32(1) / (np.float32(1) + math.exp(-value))
+
+
+@njit(**_OPTIONS)
+def _softmax(scores: Any, powers: int) -> None:
+    """In place, with an exponential that is made of vector instructions; `powers` is room for as many floats.
+
+    `exp(x) = 2^n 2^f`: the power of two is written as the bits of a float, `2^f` is its Taylor series around 1/2 with
+    an error under 1e-8.
+    """
+    length = len(scores)
+    bits = carray(_integer_pointer(powers), (length,))
+    whole = carray(_pointer(powers), (length,))
+    largest = scores[0]
+    for t in range(length):
+        largest = max(largest, scores[t])
+    for t in range(length):
+        exponent = max((scores[t] - largest) * _LOG2_E, np.float32(-126))
+        floor = math.floor(exponent)
+        rest = (np.float32(exponent - floor) - np.float32(0.5)) * _LN_2
+        series = np.float32(1 / 5040)
+        series = series * rest + np.float32(1 / 720)
+        series = series * rest + np.float32(1 / 120)
+        series = series * rest + np.float32(1 / 24)
+        series = series * rest + np.float32(1 / 6)
+        series = series * rest + np.float32(1 / 2)
+        series = series * rest + np.float32(1)
+        series = series * rest + np.float32(1)
+        bits[t] = (np.int32(floor) + np.int32(127)) << np.int32(23)
+        scores[t] = series * _SQRT_2
+    total = np.float32(0)
+    for t in range(length):
+        scores[t] *= whole[t]
+        total += scores[t]
+    for t in range(length):
+        scores[t] /= total
 
 
 @njit(inline="always", **_OPTIONS)
@@ -75,6 +121,52 @@ def _product(w: Any, x: Any, y: Any) -> None:
             _dots(w, x, y, i + stream * part)
     for i in range(_STREAMS * part, size):
         _dots(w, x, y, i)
+
+
+@njit("void(int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def rotate(values: int, cosine: int, sine: int, rows: int, heads: int, dim: int) -> None:
+    """In place; the tables `[dim]` are one position's, as `rotary_tables` makes them."""
+    x = carray(_pointer(values), (rows * heads, dim))
+    c = carray(_pointer(cosine), (dim,))
+    s = carray(_pointer(sine), (dim,))
+    half = dim // 2
+    for h in range(rows * heads):
+        for j in range(half):
+            first, second = x[h, j], x[h, j + half]
+            x[h, j] = first * c[j] + second * s[j]
+            x[h, j + half] = second * c[j + half] + first * s[j + half]
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", **_OPTIONS)
+def attend(
+    query: int, keys: int, values: int, room: int, outputs: int,
+    rows: int, groups: int, shared: int, dim: int, length: int, capacity: int,
+) -> None:  # fmt: skip
+    """One query token over `length` keys of `[rows, groups, capacity, dim]`; `room` is `[shared + 1, length]`."""
+    q = carray(_pointer(query), (rows, groups, shared, dim))
+    k = carray(_pointer(keys), (rows, groups, capacity, dim))
+    v = carray(_pointer(values), (rows, groups, capacity, dim))
+    scores = carray(_pointer(room), (shared, length))
+    powers = room + _FLOAT_BYTES * shared * length
+    y = carray(_pointer(outputs), (rows, groups, shared, dim))
+    scale = np.float32(1 / math.sqrt(dim))
+    for r in range(rows):
+        for g in range(groups):
+            for t in range(length):
+                for h in range(shared):
+                    score = np.float32(0)
+                    for j in range(dim):
+                        score += q[r, g, h, j] * k[r, g, t, j]
+                    scores[h, t] = score * scale
+            for h in range(shared):
+                _softmax(scores[h], powers)
+                for j in range(dim):
+                    y[r, g, h, j] = 0
+            for t in range(length):
+                for h in range(shared):
+                    share = scores[h, t]
+                    for j in range(dim):
+                        y[r, g, h, j] += share * v[r, g, t, j]
 
 
 @njit("void(int64, int64, int64, int64, int64, int64)", **_OPTIONS)

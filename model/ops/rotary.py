@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.ops import few_rows
+
 
 class RotaryTables(NamedTuple):
     """Cosine and sine, `[batch or 1, time, 1, head_dim]`; the sine's first half carries the minus sign."""
@@ -31,5 +33,8 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> RotaryTable
 
 def rotate(heads: Tensor, tables: RotaryTables) -> Tensor:
     """`heads` `[batch, time, heads, head_dim]` turned by each token's position; dtype kept."""
+    one_position = tables.cosine.shape[0] == tables.cosine.shape[1] == 1
+    if one_position and few_rows.takes_compiled(heads[:, :, 0], *tables):
+        return few_rows.rotated(heads, *tables)
     swapped = torch.roll(heads, heads.shape[-1] // 2, dims=-1)
     return torch.addcmul(heads * tables.cosine, swapped, tables.sine).to(heads.dtype)

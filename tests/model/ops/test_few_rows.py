@@ -15,6 +15,7 @@ from model.ops.convolution import next_convolution_state, short_convolution
 from model.ops.gated_delta_rule import L2_NORM_EPS, l2_normalised, step_gated_delta_rule
 from model.ops.gated_linear_attention import step_gated_linear_attention
 from model.ops.hgrn2_gate import hgrn2_gate
+from model.ops.rotary import rotary_tables, rotate
 from model.ops.state_space_duality import step_state_space_duality
 from tests.support.trained_models import small_config, text
 
@@ -62,6 +63,32 @@ def test_what_is_not_finite_stays_so() -> None:
     assert few_rows.rms_norm(damaged, torch.ones(3), 1e-6).isnan().all()
     assert few_rows.product(damaged, torch.ones(2, 3)).isnan().all()
     assert few_rows.gate_with_silu(damaged, torch.ones(1, 3))[0, 0].isnan()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+def test_attend(rows: int, heads: int, groups: int) -> None:
+    query = 3 * torch.randn(rows, heads, 1, 16)
+    keys, values = (torch.randn(rows, groups, 50, 16)[:, :, :37] for _ in range(2))
+    assert few_rows.takes_keys(query, keys, values)
+    expected = functional.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
+    torch.testing.assert_close(few_rows.attend(query, keys, values), expected, **EXACT)
+    by_time = keys.transpose(1, 2).contiguous().transpose(1, 2)
+    assert few_rows.takes_keys(query, by_time, by_time) == (rows == groups == 1)
+
+
+def test_attend_with_scores_far_apart() -> None:
+    query, keys, values = torch.full((1, 1, 1, 4), 50.0), torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 4)
+    expected = functional.scaled_dot_product_attention(query, keys, values)
+    torch.testing.assert_close(few_rows.attend(query, keys, values), expected, **EXACT)
+
+
+def test_rotated() -> None:
+    heads = torch.randn(2, 1, 3, 16)
+    tables = rotary_tables(torch.tensor([1234]), 16, 1e4)
+    expected = torch.addcmul(heads * tables.cosine, heads.roll(8, dims=-1), tables.sine)
+    torch.testing.assert_close(rotate(heads, tables), expected, **EXACT)
+    torch.testing.assert_close(few_rows.rotated(heads, *tables), expected, **EXACT)
 
 
 @pytest.mark.parametrize("silu", [False, True])
