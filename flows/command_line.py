@@ -207,7 +207,7 @@ def generate(
 
 @app.command()
 def models() -> None:
-    """List the model presets: parameters, layers, and the cache of a full context (16-bit keys and values, and states)."""
+    """List the model presets; the cache is what a text of full length takes, keys and values in 16 bits."""
     from model import PRESETS, cache_size, parameter_count
 
     table = Table(box=None)

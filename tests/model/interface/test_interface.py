@@ -192,7 +192,7 @@ def test_paths_without_a_model_say_so(files: Path, tmp_path: Path) -> None:
     (tmp_path / "b.gguf").touch()
     with pytest.raises(CheckpointError, match="several models"):
         open_model(tmp_path)
-    with pytest.raises(CheckpointError, match="absent.json' cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         open_model(files / "fp32", tokenizer_path=tmp_path / "absent.json")
     with pytest.raises(CheckpointError, match="no weights file"):
         open_model(files / "tokenizer.json")
