@@ -10,7 +10,7 @@ from model.linear import Linear
 from model.mixers import MIXERS
 from model.norms import RMSNorm
 from model.ops import few_rows
-from model.plain_modules import are_plain
+from model.plain_modules import are_plain, weights_of
 from model.sequence import Sequence
 
 
@@ -52,7 +52,6 @@ class Block(nn.Module):
         if few_rows.takes_compiled(hidden) and type(mlp) is SwiGLU and are_plain(norm):
             projections = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
             if are_plain(*projections):
-                weights = (projection.weight for projection in projections)
-                return few_rows.feed_forward(hidden, norm.weight, norm.eps, *weights)
+                return few_rows.feed_forward(hidden, norm.weight, norm.eps, *weights_of(projections))
         output: Tensor = hidden + mlp(norm(hidden))
         return output

@@ -66,7 +66,7 @@ def _takes_onednn(hidden: Tensor, weight: Tensor) -> bool:
         and hidden.dtype == weight.dtype == torch.float32
         and hidden.numel() >= _LEAST_ROWS * hidden.shape[-1]
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         # Modes that look at every operation (tracers, FLOP counters, fake tensors) know torch's own.

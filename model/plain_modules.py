@@ -5,6 +5,8 @@ Adapters, quantized layers and hooks stand in a module's place or around it: not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from model.linear import Linear
@@ -27,8 +29,13 @@ def are_plain(*modules: nn.Module) -> bool:
     return True
 
 
+def weights_of(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The weights of plain modules."""
+    return [module._parameters["weight"] for module in modules]  # type: ignore[misc]
+
+
 def project(hidden: Tensor, *projections: nn.Module) -> tuple[Tensor, ...]:
     """`hidden` through each of the projections, as if each were called; plain ones of a few rows at once."""
     if few_rows.takes_compiled(hidden) and are_plain(*projections):
-        return few_rows.products(hidden, [projection.weight for projection in projections])
+        return few_rows.products(hidden, weights_of(projections))
     return tuple(projection(hidden) for projection in projections)

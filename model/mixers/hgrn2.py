@@ -24,7 +24,7 @@ from model.ops.gated_linear_attention import (
     step_gated_linear_attention,
 )
 from model.ops.hgrn2_gate import hgrn2_gate
-from model.plain_modules import are_plain, project
+from model.plain_modules import are_plain, project, weights_of
 from model.sequence import Sequence
 
 OUTPUT_NORM_EPS = 1e-5
@@ -90,13 +90,13 @@ class HGRN2(Mixer):
         """One token in one compiled loop."""
         slots = [f"{name}_convolution" for name in "qfi"] if self.short_convolution else []
         weights = [convolution.weight for convolution in self._convolutions()]
-        projections = [part.weight for part in (self.q_proj, self.f_proj, self.i_proj, self.o_proj)]
+        projections = weights_of((self.q_proj, self.f_proj, self.i_proj, self.o_proj))
         inputs = [memory[slot] for slot in slots]
         norm = self.g_norm
-        output, inputs, memory["state"] = few_rows.hgrn2_layer(
+        output, remembered, memory["state"] = few_rows.hgrn2_layer(
             hidden, projections, weights, inputs, norm.weight, norm.eps, lower_bound, memory["state"]
         )
-        memory.update(zip(slots, inputs, strict=True))
+        memory.update(zip(slots, remembered, strict=True))
         return output
 
     def _convolutions(self) -> list[ShortConvolution]:

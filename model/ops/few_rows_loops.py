@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 entrypoints._already_initialized = True
 
 # Sums may be reordered and contracted; values that are not finite stay what they are, and dividing by zero is no error.
-_OPTIONS = {
+_OPTIONS: Any = {
     "cache": True,
     "nogil": True,
     "error_model": "numpy",
@@ -32,28 +32,24 @@ _LOG2_E, _LN_2, _SQRT_2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
 _STREAMS = 3
 
 
-@intrinsic
-def _pointer(_context: Any, address: Any) -> Any:
-    """An address as a pointer to float32."""
+def _pointer_to(kind: Any) -> Any:
+    """A function for loops that turns an address into a pointer."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    @intrinsic
+    def pointer(_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.float32)(types.int64), generate
+        return types.CPointer(kind)(types.int64), generate
+
+    return pointer
 
 
-@intrinsic
-def _integer_pointer(_context: Any, address: Any) -> Any:
-    """An address as a pointer to int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.int32)(types.int64), generate
+_pointer, _integer_pointer = _pointer_to(types.float32), _pointer_to(types.int32)
 
 
 @njit(inline="always", **_OPTIONS)
-def _sigmoid(value: float) -> float:
+def _sigmoid(value: float) -> Any:
     return np.float32(1) / (np.float32(1) + math.exp(-value))
 
 
@@ -282,7 +278,7 @@ def hgrn2_step(
 
 
 @njit(inline="always", **_OPTIONS)
-def _softplus(value: float) -> float:
+def _softplus(value: float) -> Any:
     return value if value > 20 else np.float32(math.log1p(math.exp(value)))
 
 
