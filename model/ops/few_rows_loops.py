@@ -11,12 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray, njit, types
-from numba.core import entrypoints
 from numba.extending import intrinsic
-
-# At its first call numba imports every installed package that extends it. These loops use none; where this flag is
-# gone, half a second is all that is lost.
-entrypoints._already_initialized = True
 
 # Sums may be reordered and contracted; values that are not finite stay what they are, and dividing by zero is no error.
 _OPTIONS: Any = {

@@ -26,12 +26,6 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Models this small lose more to waiting threads than they gain."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`fp32/`, `int8/`, `int4/` and `q8_0.gguf` of one model, `tokenizer.json` beside them."""
