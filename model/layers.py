@@ -10,7 +10,7 @@ from model.linear import Linear
 from model.mixers import MIXERS
 from model.norms import RMSNorm
 from model.ops import few_rows
-from model.plain_modules import are_plain, weights_of
+from model.plain_modules import are_plain, has_hooks, weights_of
 from model.sequence import Sequence
 
 
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
     def _fed_forward(self, hidden: Tensor) -> Tensor:
         norm, mlp = self.mlp_norm, self.mlp
-        if few_rows.takes_compiled(hidden) and type(mlp) is SwiGLU and are_plain(norm):
+        if few_rows.takes_compiled(hidden) and type(mlp) is SwiGLU and not has_hooks(mlp) and are_plain(norm):
             projections = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
             if are_plain(*projections):
                 return few_rows.feed_forward(hidden, norm.weight, norm.eps, *weights_of(projections))

@@ -24,9 +24,14 @@ def are_plain(*modules: nn.Module) -> bool:
         weight = parameters.get("weight")
         if weight is None or not few_rows.is_readable(weight) or parameters.get("bias") is not None:
             return False
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module):
             return False
     return True
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def weights_of(modules: Iterable[nn.Module]) -> list[Tensor]:

@@ -24,7 +24,7 @@ from model.ops.gated_linear_attention import (
     step_gated_linear_attention,
 )
 from model.ops.hgrn2_gate import hgrn2_gate
-from model.plain_modules import are_plain, project, weights_of
+from model.plain_modules import are_plain, has_hooks, project, weights_of
 from model.sequence import Sequence
 
 OUTPUT_NORM_EPS = 1e-5
@@ -83,7 +83,10 @@ class HGRN2(Mixer):
             "state" in memory
             and few_rows.takes_compiled(hidden)
             and are_plain(self.q_proj, self.f_proj, self.i_proj, self.o_proj, self.g_norm)
-            and all(few_rows.is_readable(convolution.weight) for convolution in self._convolutions())
+            and all(
+                few_rows.is_readable(convolution.weight) and not has_hooks(convolution)
+                for convolution in self._convolutions()
+            )
         )
 
     def _step(self, hidden: Tensor, memory: LayerMemory, lower_bound: Tensor | None) -> Tensor:

@@ -180,6 +180,22 @@ def test_hooks_see_every_layer(family: str, use: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("use", USES)
+def test_a_hook_on_one_part_alone_is_called(family: str, use: str) -> None:
+    """Projections, norms, convolutions, mixers and feed-forwards: also when everything around them is plain."""
+    model = model_of(family)
+    parts = {name: part for name, part in model.named_modules() if name and not isinstance(part, nn.ModuleList)}
+    blind = []
+    for name, part in parts.items():
+        calls: list[str] = []
+        handle = part.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
+        USES[use](model, model)
+        handle.remove()
+        blind += [] if calls else [name]
+    assert blind == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("save", "load"), [(save_int8, load_int8), (save_int4, load_int4)], ids=["int8", "int4"])
 def test_a_quantized_layer_takes_effect_everywhere(
     family: str, save: Callable[..., None], load: Callable[..., HybridLM], tmp_path: Path
