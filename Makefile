@@ -64,9 +64,11 @@ chromium: ## install Debian's chromium for the browser tests (needs root)
 llama: $(STAMP) ## build llama.cpp with the hgrn2 architecture, once (needs cmake and g++; about 4 core minutes)
 	$(BIN)/python -m model.llama_cpp.build
 
-bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each (about half an hour)
+bench: $(STAMP) ## every benchmark: ours against a peer, one ratio each (hours, on two cores)
 	$(INSTALL) -e ".[bench]" -c constraints.txt
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m benchmarks.corpus
+	for script in $$(grep -l __main__ benchmarks/*.py | grep -v corpus); do name=$$(basename $$script .py); \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock: $(STAMP) ## resolve constraints.txt anew from pyproject.toml, into constraints.new
 	$(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") $(BIN)/uv pip compile pyproject.toml --extra dev --extra cloud --extra bench \
