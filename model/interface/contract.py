@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
@@ -101,6 +103,23 @@ class Health(_Value):
     ok: bool
     seconds: float = Field(description="time of one token")
     problem: str = ""
+
+
+def text_score(text: str, tokens: list[str], log_likelihoods: list[float]) -> TextScore:
+    """The score of a text. Raises GenerationError when a likelihood is not finite."""
+    if not all(map(math.isfinite, log_likelihoods)):
+        raise GenerationError("the model gave a likelihood that is not finite: its weights are damaged")
+    return TextScore(tokens=tokens, log_likelihoods=log_likelihoods, text_bytes=len(text.encode()))
+
+
+def measured_health(predicts_finite: Callable[[], bool]) -> Health:
+    """The health of a model whose one predicted token has finite logits, or not; an exception is a problem too."""
+    started = time.perf_counter()
+    try:
+        problem = "" if predicts_finite() else "the model's output is not finite: its weights are damaged"
+    except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, whatever it is
+        problem = f"{type(error).__name__}: {error}"
+    return Health(ok=not problem, seconds=time.perf_counter() - started, problem=problem)
 
 
 class ModelInterface(ABC):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -24,7 +22,9 @@ from model.interface.contract import (
     Settings,
     TextPiece,
     TextScore,
+    measured_health,
     settings_for_each,
+    text_score,
 )
 from model.interface.written_text import WrittenText, cut
 from model.language_model import HybridLM
@@ -101,15 +101,12 @@ class HybridInterface(ModelInterface):
 
     def health(self) -> Health:
         """Predict one token after the separator."""
-        started = time.perf_counter()
-        try:
-            with torch.no_grad():
-                logits = self.model(torch.tensor([[self._separator]], device=self._device), logits_for="last")
-            finite = bool(torch.isfinite(logits).all())
-            problem = "" if finite else "the model's output is not finite: its weights are damaged"
-        except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, whatever it is
-            problem = f"{type(error).__name__}: {error}"
-        return Health(ok=not problem, seconds=time.perf_counter() - started, problem=problem)
+        return measured_health(self._predicts_finite)
+
+    @torch.no_grad()
+    def _predicts_finite(self) -> bool:
+        logits = self.model(torch.tensor([[self._separator]], device=self._device), logits_for="last")
+        return bool(torch.isfinite(logits).all())
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -166,10 +163,7 @@ class HybridInterface(ModelInterface):
         return [scores[: len(row) - 1] for scores, row in zip(table, rows, strict=True)]
 
     def _text_score(self, text: str, ids: list[int], scores: list[float]) -> TextScore:
-        if not all(map(math.isfinite, scores)):
-            raise GenerationError("the model gave a likelihood that is not finite: its weights are damaged")
-        tokens = [str(self.tokenizer.id_to_token(token)) for token in ids[1:]]
-        return TextScore(tokens=tokens, log_likelihoods=scores, text_bytes=len(text.encode()))
+        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores)
 
     @property
     def _device(self) -> torch.device:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -25,6 +24,9 @@ from model.interface.contract import (
     Settings,
     TextPiece,
     TextScore,
+    measured_health,
+    settings_for_each,
+    text_score,
 )
 from model.interface.written_text import WrittenText, cut
 from model.llama_cpp import LlamaModel, Step
@@ -124,14 +126,14 @@ class LlamaInterface(ModelInterface):
 
     def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """One prompt after the other, each on all threads."""
-        each = _one_each(settings, len(prompts))
+        each = settings_for_each(settings, len(prompts))
         return [self._complete(self._encode(prompt), one) for prompt, one in zip(prompts, each, strict=True)]
 
     def stream_batch(
         self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """The prompts take turns, a token each; a piece is held back while its last character is incomplete."""
-        each = _one_each(settings, len(prompts))
+        each = settings_for_each(settings, len(prompts))
         waiting = deque(enumerate(zip(prompts, each, strict=True)))
         running: deque[_Row] = deque()
         while waiting or running:
@@ -163,14 +165,7 @@ class LlamaInterface(ModelInterface):
 
     def health(self) -> Health:
         """Predict one token after the separator."""
-        started = time.perf_counter()
-        try:
-            logits = self.model.logits([self.codec.separator])
-            finite = bool(torch.from_numpy(logits).isfinite().all())
-            problem = "" if finite else "the model's output is not finite: its weights are damaged"
-        except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, whatever it is
-            problem = f"{type(error).__name__}: {error}"
-        return Health(ok=not problem, seconds=time.perf_counter() - started, problem=problem)
+        return measured_health(lambda: bool(np.isfinite(self.model.logits([self.codec.separator])).all()))
 
     def _encode(self, text: str) -> list[int]:
         return [self.codec.separator, *self.codec.encode(text)]
@@ -225,14 +220,4 @@ class LlamaInterface(ModelInterface):
                     wanted = targets[len(scores) : len(scores) + len(logits), None]
                     chosen = torch.from_numpy(logits).log_softmax(dim=-1).gather(-1, wanted)
                     scores += chosen.squeeze(-1).tolist()
-        if not all(map(math.isfinite, scores)):
-            raise GenerationError("the model gave a likelihood that is not finite: its weights are damaged")
-        tokens = [self.codec.spelling(token) for token in ids[1:]]
-        return TextScore(tokens=tokens, log_likelihoods=scores, text_bytes=len(text.encode()))
-
-
-def _one_each(settings: Settings, count: int) -> list[GenerationSettings]:
-    each = [settings] * count if isinstance(settings, GenerationSettings) else list(settings)
-    if len(each) != count:
-        raise GenerationError(f"{len(each)} settings for {count} prompts: give one each, or one for all")
-    return each
+        return text_score(text, [self.codec.spelling(token) for token in ids[1:]], scores)

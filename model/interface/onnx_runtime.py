@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +28,9 @@ from model.interface.contract import (
     Settings,
     TextPiece,
     TextScore,
+    measured_health,
+    settings_for_each,
+    text_score,
 )
 from model.interface.written_text import WrittenText, cut
 from model.sizing import parameter_count
@@ -103,20 +104,15 @@ class OnnxRuntimeModel(ModelInterface):
 
     def health(self) -> Health:
         """Predict one token after the separator."""
-        started = time.perf_counter()
-        try:
-            logits = self.runtime.read(np.array([[self._separator]]), self.runtime.new_state(1))
-            problem = "" if np.isfinite(logits).all() else "the model's output is not finite: its weights are damaged"
-        except Exception as error:  # noqa: BLE001 - a health check reports what is wrong, whatever it is
-            problem = f"{type(error).__name__}: {error}"
-        return Health(ok=not problem, seconds=time.perf_counter() - started, problem=problem)
+        return measured_health(self._predicts_finite)
+
+    def _predicts_finite(self) -> bool:
+        logits = self.runtime.read(np.array([[self._separator]]), self.runtime.new_state(1))
+        return bool(np.isfinite(logits).all())
 
     def _rows(self, prompts: Sequence[str], settings: Settings) -> list[_Row]:
-        each = [settings] * len(prompts) if isinstance(settings, GenerationSettings) else list(settings)
-        if len(each) != len(prompts):
-            raise GenerationError(f"{len(each)} settings for {len(prompts)} prompts: give one each, or one for all")
         rows = []
-        for place, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+        for place, (prompt, one) in enumerate(zip(prompts, settings_for_each(settings, len(prompts)), strict=True)):
             seed = secrets.randbits(64) if one.sampling.seed is None else one.sampling.seed
             text = WrittenText(self._decode, one.stop_texts)
             rows.append(_Row(place, self._encode(prompt), one, text, seed))
@@ -192,10 +188,7 @@ class OnnxRuntimeModel(ModelInterface):
             logits = torch.from_numpy(self.runtime.read(inputs, state, logits_for="all")[0])
             targets = torch.tensor(ids[start + 1 : start + 1 + inputs.shape[1]])
             scores += logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1).tolist()
-        if not all(map(math.isfinite, scores)):
-            raise GenerationError("the model gave a likelihood that is not finite: its weights are damaged")
-        tokens = [str(self.tokenizer.id_to_token(token)) for token in ids[1:]]
-        return TextScore(tokens=tokens, log_likelihoods=scores, text_bytes=len(text.encode()))
+        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores)
 
     def _check_length(self, length: int, what: str) -> None:
         limit = self.runtime.description.config.maximum_context

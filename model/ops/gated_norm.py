@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Elements worked on together: 1 MiB, so that the several passes find them in the processor's cache.
-TILE_ELEMENTS = 2**18
+from model.ops.tiles import row_tiles
 
 
 def gated_rms_norm(hidden: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
@@ -44,7 +42,7 @@ class _GatedNorm(torch.autograd.Function):
         groups = inverse.shape[1]
         grad_hidden, grad_gate = (torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device) for _ in range(2))
         grad_weight = torch.zeros_like(weight)
-        for tile in _tiles(hidden):
+        for tile in row_tiles(hidden):
             activation = functional.silu(gate[tile])
             normed = _by_group(hidden[tile] * activation, groups).mul_(inverse[tile])
             along = _by_group(grad[tile] * normed.flatten(1), groups)
@@ -62,7 +60,7 @@ def _forward(hidden: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: flo
     """Outputs `[rows, width]` and inverse root mean squares `[rows, groups, 1]`."""
     output = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
     inverse = hidden.new_empty(hidden.shape[0], groups, 1)
-    for tile in _tiles(hidden):
+    for tile in row_tiles(hidden):
         gated = _by_group(functional.silu(gate[tile]).mul_(hidden[tile]), groups)
         length = torch.linalg.vector_norm(gated, dim=-1, keepdim=True)
         inverse[tile] = length.square_().div_(gated.shape[-1]).add_(eps).rsqrt_()
@@ -73,8 +71,3 @@ def _forward(hidden: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: flo
 def _by_group(tensor: Tensor, groups: int) -> Tensor:
     split: Tensor = tensor.unflatten(-1, (groups, -1))
     return split
-
-
-def _tiles(rows: Tensor) -> Iterator[slice]:
-    length = max(1, TILE_ELEMENTS // rows.shape[1])
-    return (slice(begin, begin + length) for begin in range(0, rows.shape[0], length))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Elements worked on together: 1 MiB, so that the several passes find them in the processor's cache.
-TILE_ELEMENTS = 2**18
+from model.ops.tiles import row_tiles
 
 
 def norm_then_gate(hidden: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -32,7 +30,7 @@ class _NormThenGate(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
         output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
         inverse = hidden.new_empty(hidden.shape[0], 1)
-        for tile in _tiles(hidden):
+        for tile in row_tiles(hidden):
             length = torch.linalg.vector_norm(hidden[tile], dim=-1, keepdim=True)
             inverse[tile] = length.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
             activation = functional.silu(gate[tile]).mul_(weight).mul_(inverse[tile])
@@ -46,7 +44,7 @@ class _NormThenGate(torch.autograd.Function):
         hidden, gate, weight, inverse = ctx.saved_tensors
         grad_hidden, grad_gate = torch.empty_like(hidden), torch.empty_like(gate)
         grad_weight = torch.zeros_like(weight)
-        for tile in _tiles(hidden):
+        for tile in row_tiles(hidden):
             normed = hidden[tile] * inverse[tile]
             grad_normed = functional.silu(gate[tile]).mul_(grad[tile])
             along = grad_normed * normed
@@ -55,8 +53,3 @@ class _NormThenGate(torch.autograd.Function):
             torch.mul(grad_normed.mul_(weight).addcmul_(normed, mean), inverse[tile], out=grad_hidden[tile])
             grad_gate[tile] = torch.ops.aten.silu_backward(normed.mul_(weight).mul_(grad[tile]), gate[tile])
         return grad_hidden, grad_gate, grad_weight, None
-
-
-def _tiles(rows: Tensor) -> Iterator[slice]:
-    length = max(1, TILE_ELEMENTS // rows.shape[1])
-    return (slice(begin, begin + length) for begin in range(0, rows.shape[0], length))

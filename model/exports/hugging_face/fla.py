@@ -5,6 +5,7 @@ Our parameter names are fla's, so tensors differ in the prefix `model.` only.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from model.config import ModelConfig
@@ -96,11 +97,13 @@ class _FlaLayout(Layout):
 
     _default_layers: int
 
+    @abstractmethod
     def _mixer_names(self, config: ModelConfig) -> tuple[str, ...]:
-        raise NotImplementedError
+        """The parameters of a linear layer's mixer."""
 
+    @abstractmethod
     def _mixer_shape(self, fields: Fields, width: int) -> dict[str, Any]:
-        raise NotImplementedError
+        """The fields of our configuration that describe it."""
 
 
 class FlaHGRN2(_FlaLayout):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from model.ops import gated_norm as module
+from model.ops import tiles
 from model.ops.gated_norm import gated_rms_norm
 
 
@@ -19,7 +19,7 @@ def plain(hidden: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float)
 def test_equals_the_definition_with_all_gradients(
     groups: int, tile_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ELEMENTS", tile_elements)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", tile_elements)
     hidden = torch.randn(2, 5, 32, requires_grad=True)
     wide = torch.randn(2, 5, 50, requires_grad=True)
     weight = torch.rand(32, requires_grad=True)

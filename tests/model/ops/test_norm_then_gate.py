@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from model.ops import norm_then_gate as module
+from model.ops import tiles
 from model.ops.norm_then_gate import norm_then_gate
 
 
 @pytest.mark.parametrize("tile", [2**18, 40])
 def test_equals_its_definition_with_every_gradient(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", tile)
     parts = [torch.randn(2, 5, 3, 16), torch.randn(2, 5, 3, 16), torch.rand(16)]
     leaves = [part.clone().requires_grad_() for part in parts]
     twins = [part.double().requires_grad_() for part in parts]
