@@ -218,12 +218,14 @@ def run_streaming(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     grace_seconds: float = 20.0,
+    watch: Callable[[], None] | None = None,
 ) -> None:
     """Run a child to its end, handing over its output line by line; its whole tree is gone when this returns.
 
     A line `@@{json}` goes to `on_event` as a dictionary, every other line to `on_line`. This thread wakes at
     least once a second, so that Prefect's cancellation and task timeouts, which arrive as signals or
-    asynchronous exceptions, take effect. `stall_seconds` bounds the silence between two lines.
+    asynchronous exceptions, take effect. `stall_seconds` bounds the silence between two lines. `watch` is called
+    about once a second; what it raises ends the child.
 
     Raises:
         ChildFailed: a non-zero exit code.
@@ -232,7 +234,7 @@ def run_streaming(
     child = start_child(command, environment=environment, cwd=cwd)
     last_lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
     try:
-        _hand_over_lines(child, command, on_line, on_event, stall_seconds, last_lines)
+        _hand_over_lines(child, command, on_line, on_event, stall_seconds, last_lines, watch)
         exit_code = _wait_awake(child)
     finally:
         _stop_what_is_left(child, grace_seconds)
@@ -247,11 +249,15 @@ def _hand_over_lines(
     on_event: Callable[[dict[str, Any]], None] | None,
     stall_seconds: float | None,
     last_lines: deque[str],
+    watch: Callable[[], None] | None,
 ) -> None:
     lines: queue.Queue[str | None] = queue.Queue(maxsize=10_000)
     threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
-    last_output = time.monotonic()
+    last_output = last_watch = time.monotonic()
     while True:
+        if watch is not None and time.monotonic() - last_watch >= POLL_SECONDS:
+            watch()
+            last_watch = time.monotonic()
         try:
             line = lines.get(timeout=POLL_SECONDS)
         except queue.Empty:

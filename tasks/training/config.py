@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from infra.artifacts import StageConfig, run_argument
 from model import ModelConfig
+from tasks.training.policy import RestartPolicy, RollBackPolicy
+from tasks.training.profile_steps import parse_steps
 from tasks.training.sampler import MIXTURE_ROUND_ROWS, BatchPlan
 from tasks.training.schedule import ScheduleName, learning_rate_at
 
@@ -138,7 +140,38 @@ class TrainingConfig(StageConfig):
     checkpoint_every_fraction: float = run_argument(0.1, "share of the stage between checkpoints", gt=0, le=1)
     checkpoint_every_seconds: float = run_argument(600.0, "longest time between checkpoints, seconds", gt=0)
     checkpoints_kept: int = run_argument(2, "newest checkpoints kept while training", ge=1)
-    stall_seconds: float = run_argument(1800.0, "silence after which the trainer is taken for hung, seconds", gt=0)
+    peak_teraflops: float | None = run_argument(
+        None,
+        "dense TFLOP/s of one rank's device, which MFU is relative to; left out: as published, else measured",
+        gt=0,
+    )
+    profile_steps: str | None = run_argument(
+        None, 'updates of each stage to profile, counted from 1: "10-12" or "10,50-52"; left out: none'
+    )
+    slow_step_factor: float = run_argument(3.0, "an update so many times slower than usual is slow", gt=1)
+    slow_step_seconds: float = run_argument(1.0, "and it must take so many seconds longer than usual", ge=0)
+    slow_step_profiles: int = run_argument(2, "updates of a stage profiled because the one before was slow", ge=0)
+    roll_back: RollBackPolicy = Field(RollBackPolicy(), description="what follows a bad loss")
+    restart: RestartPolicy = run_argument(RestartPolicy(), "what follows a dead or hung rank")
+    nodes: int = run_argument(1, "machines that the ranks are spread over, equally", ge=1)
+    rendezvous_address: str | None = run_argument(
+        None, "host:port of the first machine, which the others reach it at; needed with several nodes"
+    )
+
+    @field_validator("profile_steps", mode="before")
+    @classmethod
+    def _profile_steps_parse(cls, profile_steps: str | int | None) -> str | None:
+        text = None if profile_steps is None else str(profile_steps)  # YAML makes a number of a single update
+        parse_steps(text or "")
+        return text
+
+    @model_validator(mode="after")
+    def _ranks_spread_evenly(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(f"{self.ranks} ranks cannot be spread over {self.nodes} nodes; use a multiple of nodes")
+        if self.nodes > 1 and not (self.rendezvous_address or "").rpartition(":")[2].isdecimal():
+            raise ValueError("several nodes meet at rendezvous_address; set it to the first one's host:port")
+        return self
 
     @model_validator(mode="after")
     def _numerics_are_exact(self) -> Self:

@@ -15,3 +15,15 @@ class TrainingDiverged(TrainingFailed):
 
 class TrainingInterrupted(PipelineError):
     """The trainer was asked to stop, and left a checkpoint to continue from."""
+
+
+class OutOfMemory(PipelineError):
+    """A micro-batch did not fit into memory."""
+
+
+class StorageTrouble(PipelineError):
+    """Something could not be written; it may be possible later."""
+
+
+class LoaderTrouble(PipelineError):
+    """The training data could not be read in time."""

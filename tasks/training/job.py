@@ -15,14 +15,16 @@ from infra.storage.local import atomic_file
 from tasks.tokenization.token_shards import TokenDataset, TokenShard
 from tasks.training.config import TrainingStageConfig
 
-#: Exit codes of the trainer: stopped by SIGTERM with a checkpoint; stopped by an error that an event names.
+#: Exit codes of the trainer: stopped by SIGTERM with a checkpoint; by an error that an event names; out of memory.
 INTERRUPTED_EXIT_CODE = 75
 FAILED_EXIT_CODE = 76
+OUT_OF_MEMORY_EXIT_CODE = 77
 
 MODEL_DIRECTORY = "model"
 OPTIMIZER_FILE = "optimizer.safetensors"
 HISTORY_FILE = "history.jsonl"
 TIMING_FILE = "timing.jsonl"
+INCIDENT_FILE = "incidents.jsonl"
 
 
 class TrainingJob(BaseModel):
@@ -40,6 +42,15 @@ class TrainingJob(BaseModel):
     """Where the finished artifact's files go."""
     checkpoints: Path
     """Where the run keeps what it needs to resume."""
+
+    @property
+    def heartbeats(self) -> Path:
+        """Where the ranks of this machine say what they are doing."""
+        return self.checkpoints.parent / "heartbeats"
+
+    def with_micro_batch(self, rows: int) -> TrainingJob:
+        """The same updates in micro-batches of so many rows."""
+        return self.model_copy(update={"config": self.config.model_copy(update={"micro_batch": rows})})
 
     def write(self, path: Path) -> None:
         with atomic_file(path) as stream:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,19 @@ from typing import Any
 from infra.artifacts import Artifact, Stage, StageContext, StageResult
 from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import ConfigurationError
-from infra.processes import ChildFailed, child_environment, run_streaming
-from infra.quiet import QUIET_ENVIRONMENT
 from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart
 from tasks.tokenization.token_shards import SOURCES_FILE
 from tasks.training.config import TrainingStageConfig
-from tasks.training.errors import TrainingDiverged, TrainingFailed, TrainingInterrupted
-from tasks.training.job import HISTORY_FILE, MODEL_DIRECTORY, OPTIMIZER_FILE, TIMING_FILE, TrainingJob
+from tasks.training.incidents import IncidentLog
+from tasks.training.job import (
+    HISTORY_FILE,
+    INCIDENT_FILE,
+    MODEL_DIRECTORY,
+    OPTIMIZER_FILE,
+    TIMING_FILE,
+    TrainingJob,
+)
+from tasks.training.supervision import Supervisor
 
 LOSS_PLOT = Path("plots") / "loss.png"
 _TRAINED = "trained"
@@ -39,9 +43,7 @@ def run(context: StageContext[TrainingStageConfig]) -> StageResult:
     """Train on the `tokens` artifact, from the `previous` checkpoint artifact if there is one."""
     scratch = context.directory / SCRATCH_DIRECTORY
     if not context.shards.is_done(_TRAINED):
-        job_path = scratch / "job.json"
-        _job(context, scratch).write(job_path)
-        _train(context, job_path)
+        _train(context, _job(context, scratch), scratch / "job.json", IncidentLog(context.directory / INCIDENT_FILE))
         _plot(_read_lines(context.directory / HISTORY_FILE), context.config, context.directory / LOSS_PLOT)
         context.shards.finish(_TRAINED, _result_files(context.directory))
     # Only now: until the marker is set, the last checkpoint is all that a kill would leave.
@@ -75,49 +77,23 @@ def _check_vocabulary(tokens: Artifact, config: TrainingStageConfig) -> None:
         )
 
 
-def _train(context: StageContext[TrainingStageConfig], job_path: Path) -> None:
-    """Run the trainer to its end. Raises TrainingDiverged, TrainingFailed, TrainingInterrupted or ChildFailed."""
-    failures: list[Exception] = []
-
-    def on_event(event: dict[str, Any]) -> None:
-        _forward(context, event, failures)
-
+def _train(
+    context: StageContext[TrainingStageConfig], job: TrainingJob, job_path: Path, incidents: IncidentLog
+) -> None:
+    """Run the trainer to its end, through whatever incidents. Raises TrainingDiverged or TrainingFailed."""
     context.report(0.0, "starting the trainer", None)
-    try:
-        run_streaming(
-            _command(context.config.ranks, job_path),
-            on_line=context.log.debug,
-            on_event=on_event,
-            stall_seconds=context.config.stall_seconds,
-            environment=_environment(context.config),
-        )
-    except ChildFailed as error:
-        raise failures[-1] if failures else error from error
-
-
-def _command(ranks: int, job_path: Path) -> list[str]:
-    module = ["-m", "tasks.training.trainer", str(job_path)]
-    if ranks == 1:
-        return [sys.executable, *module]
-    # torchrun rather than DeepSpeed's launcher, which imports DeepSpeed twice more before it starts.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    return [sys.executable, *launcher, "--nproc-per-node", str(ranks), *module]
-
-
-def _environment(config: TrainingStageConfig) -> dict[str, str]:
-    project = str(Path(__file__).resolve().parents[2])
-    return child_environment(
-        {
-            **QUIET_ENVIRONMENT,
-            "OMP_NUM_THREADS": str(config.threads_per_rank),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")])),
-        }
+    supervisor = Supervisor(
+        job,
+        job_path,
+        incidents,
+        on_event=lambda event: _forward(context, event),
+        on_line=context.log.debug,
+        on_incident=lambda incident: context.log.warning("%s", incident.describe()),
     )
+    supervisor.run()
 
 
-def _forward(context: StageContext[TrainingStageConfig], event: Mapping[str, Any], failures: list[Exception]) -> None:
+def _forward(context: StageContext[TrainingStageConfig], event: Mapping[str, Any]) -> None:
     """Pass one of the trainer's events on to whoever watches the stage."""
     kind = event["event"]
     if kind == "step":
@@ -127,15 +103,6 @@ def _forward(context: StageContext[TrainingStageConfig], event: Mapping[str, Any
         context.log.info(event["text"])
     elif kind == "warning":
         context.log.warning(event["text"])
-    elif kind == "interrupted":
-        failures.append(
-            TrainingInterrupted(
-                f"training was stopped after update {event['step']}.", "run again: it continues from there."
-            )
-        )
-    elif kind == "error":
-        failure = TrainingDiverged if event["type"] == TrainingDiverged.__name__ else TrainingFailed
-        failures.append(failure(event["problem"], event["fix"]))
 
 
 def _progress_line(event: Mapping[str, Any]) -> str:
@@ -148,7 +115,8 @@ def _progress_line(event: Mapping[str, Any]) -> str:
 
 def _result_files(directory: Path) -> list[Path]:
     names = [OPTIMIZER_FILE, HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
-    return [*sorted((directory / MODEL_DIRECTORY).iterdir()), *(directory / name for name in names)]
+    incidents = [directory / INCIDENT_FILE] if (directory / INCIDENT_FILE).exists() else []
+    return [*sorted((directory / MODEL_DIRECTORY).iterdir()), *(directory / name for name in names), *incidents]
 
 
 def _describe(context: StageContext[TrainingStageConfig]) -> StageResult:
@@ -176,7 +144,12 @@ def _describe(context: StageContext[TrainingStageConfig]) -> StageResult:
         }
         for entry in measured
     ]
-    statistics = {"steps": config.steps, "context_tokens": config.context_tokens, "seconds": round(seconds, 2)}
+    statistics = {
+        "steps": config.steps,
+        "context_tokens": config.context_tokens,
+        "seconds": round(seconds, 2),
+        "incidents": IncidentLog(context.directory / INCIDENT_FILE).read(),
+    }
     return StageResult(metrics, {"loss": rows}, statistics)
 
 

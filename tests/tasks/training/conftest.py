@@ -116,7 +116,7 @@ def here(process_group: tuple[Placement, ModuleType], monkeypatch: pytest.Monkey
         if code:
             raise ChildFailed(command, code, [])
 
-    monkeypatch.setattr("tasks.training.stage.run_streaming", run_here)
+    monkeypatch.setattr("tasks.training.supervision.run_streaming", run_here)
     return run_job
 
 

@@ -1,0 +1,100 @@
+"""What each rank is doing, in a small file of its own, so that a hung step can be told from a slow one and named.
+
+A beat costs one `pwrite` of 256 bytes (a few microseconds), so a rank beats at every phase of every update. Times
+are of the machine's monotonic clock, which all its processes share and which stands still while a laptop sleeps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+#: In the order in which an update passes them. In `exchange` a rank waits for the others.
+Phase = Literal[
+    "starting", "restoring", "data", "forward and backward", "exchange", "update", "validation", "checkpoint", "export"
+]
+#: Phases that may take as long as starting does: they are not part of an update.
+LONG_PHASES: frozenset[str] = frozenset({"starting", "restoring", "validation", "checkpoint", "export"})
+_ORDER: dict[str, int] = {
+    "starting": 0,
+    "restoring": 1,
+    "data": 2,
+    "forward and backward": 3,
+    "exchange": 4,
+    "update": 5,
+    "validation": 6,
+    "checkpoint": 7,
+    "export": 8,
+}
+_FILE_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of a rank. step: updates done. since: monotonic seconds at which the phase began."""
+
+    rank: int
+    pid: int
+    step: int
+    phase: Phase
+    since: float
+    detail: str = ""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How far the rank is; in a group that waits, the one least far holds up the others."""
+        return self.step, _ORDER[self.phase]
+
+    def seconds(self) -> float:
+        """How long the phase has lasted."""
+        return time.monotonic() - self.since
+
+    def describe(self) -> str:
+        """For people: rank, phase, update, duration."""
+        what = f"{self.phase} ({self.detail})" if self.detail else self.phase
+        return f"rank {self.rank} in '{what}' of update {self.step + 1} for {self.seconds():.0f} s"
+
+
+class Heartbeat:
+    """Written by one rank, from its training thread."""
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._rank = rank
+        self._pid = os.getpid()
+        self._file = os.open(_path(directory, rank), os.O_WRONLY | os.O_CREAT, 0o644)
+        self.enter("starting", 0)
+
+    def enter(self, phase: Phase, step: int, detail: str = "") -> None:
+        """A phase begins, after `step` finished updates."""
+        beat = Beat(self._rank, self._pid, step, phase, time.monotonic(), detail[:80])
+        os.pwrite(self._file, json.dumps(asdict(beat)).encode()[:_FILE_BYTES].ljust(_FILE_BYTES), 0)
+
+    def close(self) -> None:
+        """Free the file; what it says last stays."""
+        os.close(self._file)
+
+
+def read_beats(directory: Path) -> list[Beat]:
+    """The last beat of every rank on this machine, by rank; one that is being written is left out."""
+    beats = []
+    for path in directory.glob("rank-*.json"):
+        try:
+            beats.append(Beat(**json.loads(path.read_bytes())))
+        except (OSError, ValueError, TypeError):
+            continue
+    return sorted(beats, key=lambda beat: beat.rank)
+
+
+def clear_beats(directory: Path) -> None:
+    """Forget an earlier attempt's beats."""
+    for path in directory.glob("rank-*.json"):
+        path.unlink(missing_ok=True)
+
+
+def _path(directory: Path, rank: int) -> Path:
+    return directory / f"rank-{rank:05d}.json"
