@@ -184,6 +184,11 @@ class TokenShard:
         """Tokens of all documents, end-of-text tokens included."""
         return int(self.index.lengths.sum(dtype=np.int64))
 
+    @property
+    def path(self) -> Path:
+        """The file that holds the tokens."""
+        return self._bin_path
+
     @cached_property
     def tokens(self) -> TokenIds:
         """All tokens of the shard, one after another (memory-mapped)."""
@@ -209,6 +214,11 @@ class TokenShard:
             raise IndexError(f"document {number} of {len(self)} in '{self.prefix}'")
         start = int(self.index.offsets[number]) // self.index.dtype.itemsize
         return self.tokens[start : start + int(self.index.lengths[number])]
+
+    def starts(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where in `tokens` each of these documents begins."""
+        starts: npt.NDArray[np.int64] = self.index.offsets[numbers] // self.index.dtype.itemsize
+        return starts
 
     def _file(self, suffix: str) -> Path:
         return self.prefix.with_name(self.prefix.name + suffix)

@@ -8,24 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
-from tasks.training.sampler import MIXTURE_ROUND_ROWS, BatchPlan, Sampler, random_order
-
-
-class Corpus:
-    """Documents whose every token is a number of its own; the last of each counts as its end-of-text."""
-
-    def __init__(self, lengths: list[int], sources: list[int] | None = None) -> None:
-        self.lengths = np.array(lengths, np.int64)
-        self.sources = np.array(sources or [0] * len(lengths), np.int64)
-        self.source_names = ["books", "mail", "code"]
-        self._first = np.concatenate(([0], np.cumsum(self.lengths)))
-
-    def document(self, number: int) -> np.ndarray:
-        return np.arange(self._first[number], self._first[number + 1], dtype=np.uint16)
+from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Sampler
+from tasks.training.data_order.random_order import _stable_order, random_order
+from tests.tasks.training.data_order.numbered_corpus import Corpus
 
 
 def sampler(corpus: Corpus, context: int = 16, seed: int = 3, **options: Any) -> Sampler:
@@ -113,6 +103,30 @@ def test_order_depends_on_the_seed_the_stage_and_the_epoch() -> None:
 def test_random_order_never_changes() -> None:
     """A checkpoint resumed under another numpy must see the same data."""
     assert random_order(8, "key", 1).tolist() == [7, 4, 5, 1, 2, 6, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "digest"), [(None, "e17306c401cf54e9"), ({"books": 3, "mail": 1}, "9bb93529310b310e")]
+)
+def test_the_rows_of_a_stream_never_change(mixture: dict[str, float] | None, digest: str) -> None:
+    """Runs begun with an earlier version go on with the same rows."""
+    corpus = Corpus([(7 * k * k) % 61 for k in range(200)], [k % 3 for k in range(200)])
+    batch = Sampler(corpus, context_tokens=32, seed=5, stage="first", mixture=mixture).batch(150, 64)
+    parts = (batch.tokens, batch.targets, batch.document_ids)
+    assert xxhash.xxh3_64_hexdigest(b"".join(part.numpy().astype("<i8").tobytes() for part in parts)) == digest
+
+
+@pytest.mark.parametrize("count", [4096, 5000, 40_000])
+def test_many_numbers_are_ordered_as_numpy_orders_them(count: int) -> None:
+    keys = np.random.Philox(key=xxhash.xxh3_128_intdigest(b"key")).random_raw(count)
+    assert np.array_equal(random_order(count, "key"), np.argsort(keys, kind="stable"))
+
+
+def test_equal_keys_keep_their_order() -> None:
+    keys = np.random.default_rng(0).integers(0, 50, size=9000).astype(np.uint64) << np.uint64(58)
+    keys |= np.random.default_rng(1).integers(0, 3, size=9000).astype(np.uint64)
+    expected = np.argsort(keys, kind="stable")
+    assert np.array_equal(_stable_order(keys, np.empty(9000, np.int32), 1), expected)
 
 
 def test_the_mixture_gives_each_source_its_share_of_every_round() -> None:

@@ -1,0 +1,24 @@
+"""Which tokens each update trains on: sampler, mixture, packing, and how a batch is dealt to ranks.
+
+Public surface: `Sampler` and its `GroupStatistics`, `LongDocuments`, `Packing`, `Batch`, `BatchPlan`, `BatchNumbers`,
+`Documents`, `MIXTURE_ROUND_ROWS`.
+"""
+
+from tasks.training.data_order.batch import Batch
+from tasks.training.data_order.batch_plan import BatchNumbers, BatchPlan
+from tasks.training.data_order.long_documents import LongDocuments
+from tasks.training.data_order.mixture import MIXTURE_ROUND_ROWS
+from tasks.training.data_order.sampler import GroupStatistics, Packing, Sampler
+from tasks.training.data_order.spans import Documents
+
+__all__ = [
+    "MIXTURE_ROUND_ROWS",
+    "Batch",
+    "BatchNumbers",
+    "BatchPlan",
+    "Documents",
+    "GroupStatistics",
+    "LongDocuments",
+    "Packing",
+    "Sampler",
+]
