@@ -16,7 +16,6 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from infra.quiet import apply_quiet_environment
@@ -32,7 +31,7 @@ from tasks.training import TrainingStageConfig, trainer  # noqa: E402
 from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed  # noqa: E402
 from tasks.training.job import TrainingJob  # noqa: E402
 from tasks.training.optimizer import adamw  # noqa: E402
-from tasks.training.sampler import Sampler  # noqa: E402
+from tasks.training.sampler import Batch, Sampler  # noqa: E402
 
 WARMUP_UPDATES = 3
 
@@ -65,57 +64,99 @@ def make_job(directory: Path, arguments: argparse.Namespace) -> TrainingJob:
     )
 
 
-def bare_loop(job: TrainingJob) -> Callable[[int], None]:
-    """A function that makes so many updates with nothing but PyTorch; the rows are in memory before."""
+class TrainerLoop:
+    """The pipeline's trainer, update by update in this process; `stop` ends what it started."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        deepspeed = import_deepspeed()
+        placement = start_distributed(job.config, deepspeed)
+        self._trainer = trainer.Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
+        self._step = 0
+
+    def update(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # its events
+            self._trainer.advance(self._step)
+        self._step += 1
+
+    def nats(self, batch: Batch) -> float:
+        """Summed loss of the batch's targets."""
+        return float(self._trainer.engine.evaluate(batch))
+
+    def checkpoint(self) -> float:
+        """Write a checkpoint; return the seconds for which training stood still."""
+        started = time.perf_counter()
+        state = self._trainer.engine.state(self._step)
+        assert state is not None
+        self._trainer.checkpoints.save(state)
+        stall = time.perf_counter() - started
+        self._trainer.checkpoints.wait()
+        return stall
+
+    def stop(self) -> None:
+        torch.distributed.destroy_process_group()
+
+
+class BareLoop:
+    """The same updates with nothing but PyTorch, the rows in memory before."""
+
+    def __init__(self, job: TrainingJob, model: HybridLM | None = None) -> None:
+        """Train `model`, which has `HybridLM`'s `loss`; left out: the one that the trainer would begin with."""
+        self._config, self._plan = job.config, job.config.batch_plan
+        torch.manual_seed(job.config.seed)
+        self._model = model or HybridLM(job.config.stage_model)
+        self._optimizer = adamw(
+            self._model,
+            betas=job.config.betas,
+            epsilon=job.config.epsilon,
+            weight_decay=job.config.weight_decay,
+        )
+        self._batches = iter(training_batches(job))
+        self._step = 0
+
+    def update(self) -> None:
+        for _ in range(self._plan.accumulation):
+            batch = next(self._batches)
+            loss = self._model.loss(batch.tokens, batch.targets, batch.document_ids) / self._plan.accumulation
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.gradient_clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.learning_rate_at(self._step)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._step += 1
+
+    @torch.no_grad()
+    def nats(self, batch: Batch) -> float:
+        """Summed loss of the batch's targets."""
+        return float(self._model.loss(batch.tokens, batch.targets, batch.document_ids)) * batch.target_count
+
+
+def training_batches(job: TrainingJob) -> list[Batch]:
+    """The micro-batches of all updates of a job with one rank, in the trainer's order."""
     config, plan = job.config, job.config.batch_plan
-    torch.manual_seed(config.seed)
-    model = HybridLM(config.stage_model)
-    optimizer = adamw(model, betas=config.betas, epsilon=config.epsilon, weight_decay=config.weight_decay)
-    sampler = Sampler(job.training_documents(), context_tokens=config.context_tokens, seed=0, stage="benchmark")
-    micro_batches = [
+    sampler = Sampler(
+        job.training_documents(), context_tokens=config.context_tokens, seed=config.seed, stage=config.name
+    )
+    return [
         sampler.batch(plan.first_row(step, micro, 0), plan.micro_batch)
         for step in range(config.steps)
         for micro in range(plan.accumulation)
     ]
-    remaining: Iterator = iter(micro_batches)
-
-    def update(count: int) -> None:
-        for _ in range(count):
-            for _ in range(plan.accumulation):
-                batch = next(remaining)
-                loss = model.loss(batch.tokens, batch.targets, batch.document_ids) / plan.accumulation
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return update
 
 
 def measure(job: TrainingJob) -> tuple[list[float], list[float], float]:
     """Seconds of each update, ours and the bare loop's, and seconds that one checkpoint stops ours for."""
-    deepspeed = import_deepspeed()
-    placement = start_distributed(job.config, deepspeed)
-    ours = trainer.Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
-    bare = bare_loop(job)
+    ours, bare = TrainerLoop(job), BareLoop(job)
     turns: tuple[list[float], list[float]] = ([], [])
-    for step in range(job.config.steps - 1):
+    for _ in range(job.config.steps - 1):
         started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):  # its events
-            ours.advance(step)
+        ours.update()
         middle = time.perf_counter()
-        bare(1)
+        bare.update()
         turns[0].append(middle - started)
         turns[1].append(time.perf_counter() - middle)
-    started = time.perf_counter()
-    state = ours.engine.state(job.config.steps - 1)
-    assert state is not None
-    ours.checkpoints.save(state)
-    stall = time.perf_counter() - started
-    ours.checkpoints.wait()
-    torch.distributed.destroy_process_group()
+    stall = ours.checkpoint()
+    ours.stop()
     return turns[0][WARMUP_UPDATES:], turns[1][WARMUP_UPDATES:], stall
 
 
