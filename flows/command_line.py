@@ -248,6 +248,17 @@ def export_model(
     _say(f"{output}")
 
 
+@app.command("join")
+def join_training(
+    job: Annotated[Path, typer.Argument(help="job.json of the stage, on a file system that all machines share.")],
+    node: Annotated[int, typer.Option(min=1, help="This machine's number; the first machine, 0, runs the stage.")],
+) -> None:
+    """Run this machine's ranks of a training stage on several machines, until the stage is finished."""
+    from tasks.training.join import join
+
+    join(job, node, _say)
+
+
 @app.command("train-classifier")
 def train_classifier(
     classifier: Annotated[str, typer.Argument(help="quality or spam.", metavar="quality|spam")],

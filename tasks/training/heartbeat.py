@@ -79,21 +79,24 @@ class Heartbeat:
         os.close(self._file)
 
 
-def read_beats(directory: Path) -> list[Beat]:
-    """The last beat of every rank on this machine, by rank; one that is being written is left out."""
+def read_beats(directory: Path, ranks: range) -> list[Beat]:
+    """The last beats of these ranks, by rank; one that is being written is left out.
+
+    Only ranks of this machine may be asked for: another machine has another clock.
+    """
     beats = []
-    for path in directory.glob("rank-*.json"):
+    for rank in ranks:
         try:
-            beats.append(Beat(**json.loads(path.read_bytes())))
+            beats.append(Beat(**json.loads(_path(directory, rank).read_bytes())))
         except (OSError, ValueError, TypeError):
             continue
-    return sorted(beats, key=lambda beat: beat.rank)
+    return beats
 
 
-def clear_beats(directory: Path) -> None:
-    """Forget an earlier attempt's beats."""
-    for path in directory.glob("rank-*.json"):
-        path.unlink(missing_ok=True)
+def clear_beats(directory: Path, ranks: range) -> None:
+    """Forget these ranks' beats of an earlier attempt."""
+    for rank in ranks:
+        _path(directory, rank).unlink(missing_ok=True)
 
 
 def _path(directory: Path, rank: int) -> Path:

@@ -12,12 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.errors import ConfigurationError
 from infra.processes import child_environment
 from infra.quiet import QUIET_ENVIRONMENT
 from infra.storage.local import atomic_file
 from tasks.training.config import TrainingStageConfig
-from tasks.training.job import TrainingJob
 
 TRAINER_MODULE = "tasks.training.trainer"
 ATTEMPT_FILE = "attempt.json"
@@ -56,6 +54,11 @@ class Attempt:
         address = config.rendezvous_address or "127.0.0.1:0"
         return cls(number, config.ranks, config.nodes, address, config.threads_per_rank)
 
+    def ranks_of(self, node: int) -> range:
+        """The ranks that one machine runs."""
+        count = self.ranks // self.nodes
+        return range(node * count, (node + 1) * count)
+
 
 def trainer_command(attempt: Attempt, job_path: Path, node: int = 0, module: str = TRAINER_MODULE) -> list[str]:
     """What starts this machine's share of the ranks."""
@@ -66,7 +69,7 @@ def trainer_command(attempt: Attempt, job_path: Path, node: int = 0, module: str
 
 
 def _rendezvous(attempt: Attempt, node: int) -> list[str]:
-    ranks_here = attempt.ranks // attempt.nodes
+    ranks_here = len(attempt.ranks_of(node))
     if attempt.nodes == 1:
         return ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(ranks_here)]
     host, _, port = attempt.address.rpartition(":")
@@ -92,11 +95,6 @@ def trainer_environment(attempt: Attempt) -> dict[str, str]:
     return child_environment(changes)
 
 
-def read_job(job_path: Path) -> TrainingJob:
-    """The job that a machine is asked to join; raises ConfigurationError when there is none."""
-    if not job_path.exists():
-        raise ConfigurationError(
-            f"there is no training job at '{job_path}'.",
-            "start the run on the first machine, and give the path it names, on a file system both can read.",
-        )
-    return TrainingJob.read(job_path)
+def word_path(job_path: Path, attempt: int, node: int) -> Path:
+    """Where a machine other than the first leaves what its ranks had to say about their end."""
+    return job_path.with_name(f"word-{attempt}-{node}.jsonl")

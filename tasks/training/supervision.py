@@ -6,6 +6,7 @@ away. What the trainer can see itself (a loss that is no number) it mends itself
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import PipelineError
+from infra.errors import ConfigurationError, PipelineError
 from infra.processes import ChildFailed, ChildStalled, run_streaming
 from tasks.training.errors import (
     LoaderTrouble,
@@ -27,7 +28,7 @@ from tasks.training.errors import (
 from tasks.training.heartbeat import LONG_PHASES, Beat, clear_beats, read_beats
 from tasks.training.incidents import Incident, IncidentLog
 from tasks.training.job import TrainingJob
-from tasks.training.launch import TRAINER_MODULE, Attempt, trainer_command, trainer_environment
+from tasks.training.launch import TRAINER_MODULE, Attempt, trainer_command, trainer_environment, word_path
 from tasks.training.policy import RestartPolicy
 
 #: Seconds between asking a hung rank for its stack and killing it: the stack comes through the pipe meanwhile.
@@ -60,15 +61,26 @@ class RankHung(PipelineError):
         self.kind = "stalled data loader" if stalled_loader else "hung step"
 
 
+class MachineLost(PipelineError):
+    """The ranks on another machine ended."""
+
+    def __init__(self, node: int, text: str) -> None:
+        super().__init__(f"machine {node}: {text}", "read the log of `sam2 join` there; the run continues by itself.")
+
+
+Ending = ChildFailed | ChildStalled | RankHung | MachineLost
+
+
 class Watch:
     """Looks at the beats of this machine's ranks about once a second; raises RankHung."""
 
-    def __init__(self, directory: Path, policy: RestartPolicy) -> None:
+    def __init__(self, directory: Path, ranks: range, policy: RestartPolicy) -> None:
         self._directory = directory
+        self._ranks = ranks
         self._policy = policy
         self._asked: tuple[Beat, float] | None = None
         self.usual_seconds = 0.0
-        clear_beats(directory)
+        clear_beats(directory, ranks)
 
     def __call__(self) -> None:
         if self._asked is not None:
@@ -77,7 +89,7 @@ class Watch:
                 return
             _signal(beat.pid, signal.SIGKILL)  # a rank stuck in native code hears nothing gentler
             raise RankHung(beat, beat.phase == "data")
-        beats = read_beats(self._directory)
+        beats = read_beats(self._directory, self._ranks)
         stuck = [beat for beat in beats if beat.seconds() > self._limit(beat)]
         if stuck:
             # Whoever waits for others is stuck too; the one least far is the reason.
@@ -128,7 +140,7 @@ class Supervisor:
             before = self._furthest
             try:
                 self._attempt(number)
-            except (ChildFailed, ChildStalled, RankHung) as error:
+            except (ChildFailed, ChildStalled, RankHung, MachineLost) as error:
                 idle = 0 if self._furthest > before else idle + 1
                 self._after(error, idle)
             else:
@@ -141,10 +153,14 @@ class Supervisor:
         self._job.write(self._job_path)
         attempt = Attempt.of(number, self._job.config)
         attempt.write(self._job_path)
-        watch = Watch(self._job.heartbeats, self._policy)
+        watch = Watch(self._job.heartbeats, attempt.ranks_of(0), self._policy)
 
         def on_event(event: dict[str, Any]) -> None:
             self._note(event, watch)
+
+        def look() -> None:
+            watch()
+            self._hear_other_machines(attempt, watch)
 
         kills = kernel_memory_kills()
         try:
@@ -153,7 +169,7 @@ class Supervisor:
                 on_line=self._on_line,
                 on_event=on_event,
                 environment=trainer_environment(attempt),
-                watch=watch,
+                watch=look,
             )
         except ChildFailed:
             if kernel_memory_kills() > kills and self._failure is None:
@@ -176,7 +192,16 @@ class Supervisor:
             self._failure = _FAILURES.get(event["type"], TrainingFailed)(event["problem"], event["fix"])
         self._on_event(event)
 
-    def _after(self, error: ChildFailed | ChildStalled | RankHung, idle: int) -> None:
+    def _hear_other_machines(self, attempt: Attempt, watch: Watch) -> None:
+        """Raise MachineLost when another machine says that its ranks have ended."""
+        for node in range(1, attempt.nodes):
+            path = word_path(self._job_path, attempt.number, node)
+            for event in map(json.loads, path.read_text().splitlines() if path.exists() else []):
+                if event["event"] == "ended":
+                    raise MachineLost(node, event["text"])
+                self._note(event, watch)
+
+    def _after(self, error: Ending, idle: int) -> None:
         """Record what ended an attempt and prepare the next one; raise when there is to be none."""
         failure = self._failure
         if isinstance(failure, TrainingFailed):
@@ -203,7 +228,7 @@ class Supervisor:
         if idle:
             time.sleep(min(self._policy.backoff_seconds * 2 ** (idle - 1), _LONGEST_BACKOFF_SECONDS))
 
-    def _name(self, error: ChildFailed | ChildStalled | RankHung) -> tuple[str, str]:
+    def _name(self, error: Ending) -> tuple[str, str]:
         if isinstance(self._failure, TrainingInterrupted):
             return "stop signal", "SIGTERM (a notice that the machine is wanted back, or an operator)"
         if isinstance(self._failure, OutOfMemory):
@@ -216,6 +241,8 @@ class Supervisor:
             return error.kind, error.beat.describe()
         if isinstance(error, ChildStalled):
             return "hung step", "no output"
+        if isinstance(error, MachineLost):
+            return "dead rank", error.problem
         text = "\n".join(error.last_lines)
         rank, code = _ROOT_CAUSE.search(text), _EXIT_CODE.search(text)
         who = f"rank {rank.group(1)}" if rank else "rank 0"
@@ -226,15 +253,14 @@ class Supervisor:
         return _PROGRAM_ERROR, f"{who} exited with code {ending}" + (f": {last}" if last else "")
 
     def _smaller_micro_batch(self, failure: OutOfMemory) -> int:
-        plan = self._job.config.batch_plan
-        smaller = plan.with_smaller_micro_batch()
-        if smaller is None:
+        try:
+            return self._job.config.batch_plan.with_smaller_micro_batch().micro_batch
+        except ConfigurationError as error:
             raise TrainingFailed(
                 f"one row of {self._job.config.context_tokens} tokens does not fit into memory: {failure.problem}",
                 "set gradient_checkpointing, a higher zero_stage, an offload or sequence_parallel; "
                 "`sam2 fit` says which of them is enough.",
-            ) from failure
-        return smaller.micro_batch
+            ) from error
 
     def _tell(self, incident: Incident) -> None:
         self._incidents.add(incident)

@@ -1,6 +1,6 @@
 """Stands in for the trainer: does what a script says, so that the supervisor is tested without a model.
 
-The script, `script.json` beside the job, is a list with one list of actions for each attempt:
+The script of rank 0, `script-0.json` beside the job, is a list with one list of actions for each attempt:
 ["steps", n], ["die", signal], ["exit", code], ["event", {...}], ["hang", phase], ["native hang", phase].
 """
 
@@ -58,12 +58,13 @@ def act(action: list[Any], heartbeat: Any, done: int) -> int:
 def main(job_path: Path) -> None:
     """Play the next attempt of the script."""
     job = json.loads(job_path.read_text())
-    script_path = job_path.with_name("script.json")
+    rank = int(os.environ.get("RANK", "0"))
+    script_path = job_path.with_name(f"script-{rank}.json")
     script = json.loads(script_path.read_text())
     actions, rest = script[0], script[1:]
     script_path.write_text(json.dumps(rest))
-    (job_path.with_name(f"micro-batch-{len(rest)}")).write_text(str(job["config"]["micro_batch"]))
-    heartbeat = heartbeat_module.Heartbeat(Path(job["checkpoints"]).parent / "heartbeats", 0)
+    (job_path.with_name(f"micro-batch-{rank}-{len(rest)}")).write_text(str(job["config"]["micro_batch"]))
+    heartbeat = heartbeat_module.Heartbeat(Path(job["checkpoints"]).parent / "heartbeats", rank)
     done = 0
     for action in actions:
         done = act(action, heartbeat, done)

@@ -31,7 +31,7 @@ class Play:
         self.steps: list[int] = []
 
     def run(self, script: Script, **policy: Any) -> None:
-        (self.directory / "script.json").write_text(json.dumps(script))
+        (self.directory / "script-0.json").write_text(json.dumps(script))
         config = stage_config(restart=RestartPolicy(backoff_seconds=0, **policy), micro_batch=4)
         Supervisor(
             job_in(self.directory, config),
@@ -105,7 +105,7 @@ def test_out_of_memory_halves_the_micro_batch_until_it_fits(play: Play) -> None:
     out = [["event", {"event": "out_of_memory", "text": "tried to allocate 2 GiB."}], ["exit", OUT_OF_MEMORY_EXIT_CODE]]
     play.run([[["steps", 1], *out], out, [["steps", 2]]])
     assert play.kinds() == ["out of memory", "out of memory"]
-    sizes = [(play.directory / f"micro-batch-{left}").read_text() for left in (2, 1, 0)]
+    sizes = [(play.directory / f"micro-batch-0-{left}").read_text() for left in (2, 1, 0)]
     assert sizes == ["4", "2", "1"]
     assert "micro_batch 4 -> 2" in play.told[0].action
 
