@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from infra.storage.local import atomic_file
 
@@ -38,12 +38,27 @@ def new_chart(title: str, rows: int = 6) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH_INCHES, 1.6 + 0.34 * max(rows, 4)), dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
+    style_axes(axes, grid="x")
+    return figure, axes
+
+
+def style_axes(axes: Axes, *, grid: Literal["x", "y"]) -> None:
+    """No frame, no tick marks, a pale grid behind the data."""
     axes.tick_params(colors=INK, labelsize=9, length=0)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+
+
+def smoothed(values: Sequence[float], updates: float) -> list[float]:
+    """Exponential moving average over about `updates` values, unbiased from the first one on."""
+    keep = 1 - 1 / max(1.0, updates)
+    result, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        result.append(total / weight)
+    return result
 
 
 def save_chart(figure: Figure, path: Path) -> None:

@@ -43,6 +43,7 @@ class Table:
     rows: list[list[Cell]]
     dropped: int = 0
     folded: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,14 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class ChartRow:
+    """Small charts side by side."""
+
+    kind: ClassVar[str] = "chart_row"
+    charts: list[Chart]
+
+
+@dataclass(frozen=True)
 class Image:
     """A picture from an artifact, embedded as a data URI."""
 
@@ -156,7 +165,7 @@ class LinkList:
     links: list[tuple[str, str]]
 
 
-Block = Table | Facts | Bars | HeatMap | Chart | Image | Documents | Note | Code | LinkList
+Block = Table | Facts | Bars | HeatMap | Chart | ChartRow | Image | Documents | Note | Code | LinkList
 
 
 @dataclass(frozen=True)
@@ -169,14 +178,14 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Table:
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, folded: bool = False, note: str = "") -> Table:
     """A table of any rows: columns in the order they first appear, figures aligned by column."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: _is_numeric([row.get(name) for row in rows]) for name in names}
     columns = [Cell(heading(name), numeric[name]) for name in names]
     shown = [_column(name, [row.get(name) for row in rows[:_MAXIMUM_ROWS]], numeric[name]) for name in names]
     by_row = [list(cells) for cells in zip(*shown, strict=True)]
-    return Table(title, columns, by_row, max(0, len(rows) - _MAXIMUM_ROWS), folded)
+    return Table(title, columns, by_row, max(0, len(rows) - _MAXIMUM_ROWS), folded, note)
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:

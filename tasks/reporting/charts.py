@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup
 
@@ -18,19 +18,29 @@ _MAXIMUM_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its points in x order; class `line-<tone>` colours it."""
+    """A line: its points in x order; class `tone-<tone>` colours it. One that continues another is not listed again."""
 
     name: str
     points: list[tuple[float, float]]
     tone: str = "accent"
+    listed: bool = True
 
 
 @dataclass(frozen=True)
 class Border:
-    """A vertical line where something begins, with its name."""
+    """A vertical line where something begins, with its name, and a shorter one for where there is little room."""
 
     x: float
     label: str
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A dashed vertical line where something happened, told when pointed at."""
+
+    x: float
+    told: str
 
 
 @dataclass(frozen=True)
@@ -66,19 +76,25 @@ class _Frame:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], axes: Axes, *, borders: Sequence[Border] = (), note: str = ""
+    title: str,
+    series: Sequence[Series],
+    axes: Axes,
+    *,
+    borders: Sequence[Border] = (),
+    marks: Sequence[Mark] = (),
+    note: str = "",
 ) -> Chart | None:
     """Lines over a common x; None when there is nothing to draw."""
-    drawable = [Series(one.name, _thin(_finite(one.points)), one.tone) for one in series]
+    drawable = [replace(one, points=_thin(_finite(one.points))) for one in series]
     drawable = [one for one in drawable if one.points]
     if not drawable:
         return None
 
     def draw(width: int, height: int) -> Markup:
         frame = _frame([point for one in drawable for point in one.points], axes, width, height)
-        body = _grid(frame, axes) + _borders(frame, borders)
+        body = _grid(frame, axes) + _borders(frame, borders) + _marks(frame, marks)
         body += Markup("").join(_polyline(frame, one, axes) for one in drawable)
-        return _svg(title, frame, body + _legend(frame, drawable))
+        return _svg(title, frame, body + _legend(frame, [one for one in drawable if one.listed]))
 
     return Chart(title, draw(*_WIDE), draw(*_NARROW), note)
 
@@ -188,7 +204,8 @@ def _borders(frame: _Frame, borders: Sequence[Border]) -> Markup:
         x = frame.x(max(border.x, frame.x_range[0]))
         following = frame.x(borders[index + 1].x) if index + 1 < len(borders) else frame.width - _RIGHT
         room = int((following - x - 8) / 6.4)
-        label = border.label if len(border.label) <= room else border.label[: max(0, room - 1)] + "…"
+        label = border.label if len(border.label) <= room else border.short or border.label
+        label = label if len(label) <= room else label[: max(0, room - 1)] + "…"
         if index:
             parts.append(
                 Markup('<line class="border" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x, x, _TOP - 16, bottom)
@@ -200,6 +217,16 @@ def _borders(frame: _Frame, borders: Sequence[Border]) -> Markup:
                 )
             )
     return Markup("").join(parts)
+
+
+def _marks(frame: _Frame, marks: Sequence[Mark]) -> Markup:
+    inside = [mark for mark in marks if frame.x_range[0] <= mark.x <= frame.x_range[1]]
+    return Markup("").join(
+        Markup('<line class="incident" x1="{}" x2="{}" y1="{}" y2="{}"><title>{}</title></line>').format(
+            frame.x(mark.x), frame.x(mark.x), _TOP, frame.height - _BOTTOM, mark.told
+        )
+        for mark in inside
+    )
 
 
 def _polyline(frame: _Frame, series: Series, axes: Axes) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -190,57 +189,12 @@ def _spread(rows: Iterator[dict[str, Any]], key: str, wanted: int) -> list[dict[
     return [row for _, _, row in sorted(ranked, key=lambda entry: entry[:2])[:wanted]]
 
 
-@dataclass(frozen=True)
-class TrainingHistory:
-    """The loss over all training stages, steps counted through, with where each stage begins."""
-
-    training: list[tuple[float, float]]
-    validation: list[tuple[float, float]]
-    learning_rate: list[tuple[float, float]]
-    borders: list[tuple[float, str]]
-
-
-def training_history(summary: RunSummary) -> TrainingHistory:
-    """Every `history.jsonl` of the finished checkpoints, one after the other."""
-    history = TrainingHistory([], [], [], [])
-    offset = 0.0
-    for stage in summary.finished(CHECKPOINT):
-        offset = _append_history(history, stage, offset)
-    return history
-
-
 def stage_name(stage: StageSummary) -> str:
     """The curriculum's own short name of a training stage, else its title."""
     return str(manifest_of(stage).config.get("name") or stage.title)
 
 
-def _append_history(history: TrainingHistory, stage: StageSummary, offset: float) -> float:
-    """Add one checkpoint's history from step `offset` on; returns where the next one starts."""
-    previous_name: str | None = None
-    end = offset
-    for row in _json_lines(stage, "history.jsonl"):
-        step = row.get("step")
-        if not isinstance(step, (int, float)):
-            continue
-        x = offset + step
-        name = str(row.get("stage", stage_name(stage)))
-        if name != previous_name:
-            history.borders.append((x if previous_name is not None else offset, name))
-            previous_name = name
-        _append_point(history.training, x, row, "loss", "train/loss")
-        _append_point(history.validation, x, row, "validation_loss", "val_loss", "eval/loss")
-        _append_point(history.learning_rate, x, row, "learning_rate", "lr", "train/learning_rate")
-        end = max(end, x)
-    return end
-
-
-def _append_point(points: list[tuple[float, float]], x: float, row: Mapping[str, Any], *names: str) -> None:
-    value = next((row[name] for name in names if isinstance(row.get(name), (int, float))), None)
-    if value is not None and math.isfinite(value):
-        points.append((x, float(value)))
-
-
-def _json_lines(stage: StageSummary, name: str) -> Iterator[dict[str, Any]]:
+def json_lines(stage: StageSummary, name: str) -> Iterator[dict[str, Any]]:
     """Objects of a JSON-lines file of the artifact; damaged lines and a missing file give nothing."""
     path = None if stage.directory is None else stage.directory / name
     if path is None or not path.is_file():

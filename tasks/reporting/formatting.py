@@ -91,6 +91,7 @@ _BY_SUFFIX = (
     ("_seconds", duration),
     ("_percent", lambda value: f"{value:+.2f}%" if value else "0%"),
     ("_mb", lambda value: size(value * 1e6)),
+    ("_gb", lambda value: size(value * 1e9)),
     ("_share", percent),
     ("_rate", percent),
     ("_fraction", percent),
@@ -107,6 +108,7 @@ _WHOLE_NAMES = {
     "kept_fraction": percent,
     "chance": percent,
     "precision": percent,
+    "mfu": percent,
 }
 
 
@@ -153,10 +155,11 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-_UNIT_SUFFIXES = ("_usd", "_bytes", "_seconds", "_mb", "_percent")
+_UNIT_SUFFIXES = ("_usd", "_bytes", "_seconds", "_mb", "_gb", "_percent")
 _ACRONYMS = {
     "usd": "USD", "gb": "GB", "mb": "MB", "pii": "PII", "id": "ID", "kl": "KL", "gguf": "GGUF", "url": "URL",
     "bpe": "BPE", "lr": "LR", "cpu": "CPU", "gpu": "GPU", "fp32": "fp32", "int8": "int8", "kv": "KV", "rss": "RSS",
+    "mfu": "MFU", "gflop": "GFLOP",
 }  # fmt: skip
 
 

@@ -26,10 +26,11 @@ from tasks.reporting.blocks import (
     bars,
     table,
 )
-from tasks.reporting.charts import Axes, Border, Point, Series, line_chart, scatter_chart
+from tasks.reporting.charts import Axes, Point, Series, line_chart, scatter_chart
 from tasks.reporting.excerpts import excerpt, redacted
-from tasks.reporting.formatting import NOT_KNOWN, count, dollars, duration, figure, heading, number, percent, size
+from tasks.reporting.formatting import NOT_KNOWN, dollars, duration, figure, heading, number, percent, size
 from tasks.reporting.summary import RunSummary, StageSummary
+from tasks.reporting.training_section import training_blocks
 
 _NOT_RUN = "Not run."
 _SAMPLE_DOCUMENTS = 4
@@ -156,38 +157,11 @@ def training(summary: RunSummary) -> Section:
     stages = summary.finished(facts.CHECKPOINT)
     if not stages:
         return Section("training", "Training", _NOT_RUN)
-    history = facts.training_history(summary)
-    borders = [Border(x, name) for x, name in history.borders]
-    chart = line_chart(
-        "Loss",
-        [Series("training", history.training), Series("validation", history.validation, "second")],
-        Axes("step", "nats a token", write_x=count),
-        borders=borders,
-    )
-    rates = line_chart("Learning rate", [Series("learning rate", history.learning_rate)],
-                       Axes("step", "", write_x=count, write_y=_power_of_ten, from_zero=True),
-                       borders=borders)  # fmt: skip
-    blocks: list[Block] = [block for block in (chart, rates) if block is not None]
-    if chart is None:
-        blocks.append(Note("No loss history was found in the checkpoint."))
-    blocks += [*_figures_by_stage(stages), *_merged_tables(stages)]
-    loss = _loss_sentence(history.training)
-    return Section("training", "Training", loss, [*blocks, *_pictures(stages)])
-
-
-def _power_of_ten(value: float) -> str:
-    """3e-4 rather than 3.0e-04; zero is 0."""
-    if value == 0:
-        return "0"
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
-
-def _loss_sentence(points: Sequence[tuple[float, float]]) -> str:
-    if len(points) < 2:
-        return ""
-    steps = number(points[-1][0])
-    return f"Loss went from {points[0][1]:.3f} to {points[-1][1]:.3f} nats a token in {steps} steps."
+    lede, blocks = training_blocks(summary)
+    return Section(
+        "training", "Training", lede,
+        [*blocks, *_figures_by_stage(stages), *_merged_tables(stages), *_pictures(stages)],
+    )  # fmt: skip
 
 
 def evaluation(summary: RunSummary) -> Section:
@@ -469,7 +443,9 @@ def _figures_by_stage(stages: Sequence[StageSummary]) -> list[Block]:
     rows = []
     for name in names:
         written = [figure(name, facts.manifest_of(stage).metrics.get(name)) for stage in stages]
-        rows.append([Cell(heading(name.partition("/")[2] or name)), *(Cell(text, True) for text in written)])
+        group, _, leaf = name.partition("/")
+        title = heading(name if group == "memory" or not leaf else leaf)
+        rows.append([Cell(title), *(Cell(text, True) for text in written)])
     for name in _CURRICULUM:
         asked = [facts.manifest_of(stage).config.get(name) for stage in stages]
         if any(value is not None for value in asked):

@@ -11,32 +11,23 @@ from typing import Any
 from infra.artifacts import Artifact, Stage, StageContext, StageResult
 from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import ConfigurationError
-from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart
 from tasks.tokenization.token_shards import SOURCES_FILE
 from tasks.training.config import TrainingStageConfig
+from tasks.training.figures import describe_stage, live_metrics, progress_line, read_lines
 from tasks.training.incidents import IncidentLog
 from tasks.training.job import (
     HISTORY_FILE,
     INCIDENT_FILE,
     MODEL_DIRECTORY,
-    OPTIMIZER_FILE,
+    OPTIMIZER_DIRECTORY,
     TIMING_FILE,
     TrainingJob,
 )
+from tasks.training.plots import LOSS_PLOT, plot_stage
+from tasks.training.profiling import PROFILE_DIRECTORY
 from tasks.training.supervision import Supervisor
 
-LOSS_PLOT = Path("plots") / "loss.png"
 _TRAINED = "trained"
-_LIVE_METRICS = {
-    "loss": "train/loss",
-    "learning_rate": "train/learning_rate",
-    "gradient_norm": "train/gradient_norm",
-    "validation_loss": "train/validation_loss",
-    "tokens": "train/tokens",
-    "tokens_per_second": "throughput/tokens_per_second",
-    "peak_gb": "memory/peak_gb",
-    "eta_seconds": "train/eta_seconds",
-}
 
 
 def run(context: StageContext[TrainingStageConfig]) -> StageResult:
@@ -44,11 +35,11 @@ def run(context: StageContext[TrainingStageConfig]) -> StageResult:
     scratch = context.directory / SCRATCH_DIRECTORY
     if not context.shards.is_done(_TRAINED):
         _train(context, _job(context, scratch), scratch / "job.json", IncidentLog(context.directory / INCIDENT_FILE))
-        _plot(_read_lines(context.directory / HISTORY_FILE), context.config, context.directory / LOSS_PLOT)
+        _plot(context)
         context.shards.finish(_TRAINED, _result_files(context.directory))
     # Only now: until the marker is set, the last checkpoint is all that a kill would leave.
     shutil.rmtree(scratch, ignore_errors=True)
-    return _describe(context)
+    return describe_stage(context.directory, context.config, _incidents(context))
 
 
 STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 1, TrainingStageConfig, run)
@@ -97,77 +88,27 @@ def _forward(context: StageContext[TrainingStageConfig], event: Mapping[str, Any
     """Pass one of the trainer's events on to whoever watches the stage."""
     kind = event["event"]
     if kind == "step":
-        metrics = {name: event[key] for key, name in _LIVE_METRICS.items() if key in event}
-        context.report(event["step"] / event["steps"], _progress_line(event), {"step": event["step"], **metrics})
+        context.report(event["step"] / event["steps"], progress_line(event), live_metrics(event))
     elif kind == "message":
         context.log.info(event["text"])
     elif kind == "warning":
         context.log.warning(event["text"])
 
 
-def _progress_line(event: Mapping[str, Any]) -> str:
-    minutes, seconds = divmod(round(event["eta_seconds"]), 60)
-    return (
-        f"step {event['step']:,} of {event['steps']:,}, loss {event['loss']:.3f}, "
-        f"{event['tokens_per_second']:,.0f} tokens/s, {minutes}:{seconds:02d} left"
-    )
+def _incidents(context: StageContext[TrainingStageConfig]) -> list[dict[str, Any]]:
+    return IncidentLog(context.directory / INCIDENT_FILE).read()
+
+
+def _plot(context: StageContext[TrainingStageConfig]) -> None:
+    directory = context.directory
+    history, timing = read_lines(directory / HISTORY_FILE), read_lines(directory / TIMING_FILE)
+    plot_stage(history, timing, _incidents(context), context.config, directory / LOSS_PLOT)
 
 
 def _result_files(directory: Path) -> list[Path]:
-    names = [OPTIMIZER_FILE, HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
+    """All that the artifact holds; incidents and profiles only where there were any."""
+    names = [HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
     incidents = [directory / INCIDENT_FILE] if (directory / INCIDENT_FILE).exists() else []
-    return [*sorted((directory / MODEL_DIRECTORY).iterdir()), *(directory / name for name in names), *incidents]
-
-
-def _describe(context: StageContext[TrainingStageConfig]) -> StageResult:
-    """Figures of the finished stage, from its files."""
-    config = context.config
-    history = _read_lines(context.directory / HISTORY_FILE)
-    timing = _read_lines(context.directory / TIMING_FILE)
-    tail = history[-config.every(0.05) :]
-    seconds = sum(entry["seconds"] for entry in timing)
-    metrics = {
-        "train/loss": sum(entry["loss"] for entry in tail) / len(tail),
-        "train/tokens": float(history[-1]["tokens"]),
-        "throughput/tokens_per_second": history[-1]["tokens"] / max(seconds, 1e-9),
-        "memory/peak_gb": max(entry["peak_gb"] for entry in timing),
-    }
-    measured = [entry for entry in history if "validation_loss" in entry]
-    if measured:
-        metrics["train/validation_loss"] = measured[-1]["validation_loss"]
-    rows = [
-        {
-            "step": entry["step"],
-            "tokens": entry["tokens"],
-            "loss": round(entry["loss"], 4),
-            "held-out loss": round(entry["validation_loss"], 4),
-        }
-        for entry in measured
-    ]
-    statistics = {
-        "steps": config.steps,
-        "context_tokens": config.context_tokens,
-        "seconds": round(seconds, 2),
-        "incidents": IncidentLog(context.directory / INCIDENT_FILE).read(),
-    }
-    return StageResult(metrics, {"loss": rows}, statistics)
-
-
-def _plot(history: list[dict[str, Any]], config: TrainingStageConfig, path: Path) -> None:
-    figure, axes = new_chart(f"Loss of stage {config.name} ({config.context_tokens:,} tokens of context)", rows=8)
-    tokens = [entry["tokens"] / 1e6 for entry in history]
-    axes.plot(tokens, [entry["loss"] for entry in history], color=KEPT, linewidth=1.0, label="training")
-    measured = [entry for entry in history if "validation_loss" in entry]
-    if measured:
-        places = [entry["tokens"] / 1e6 for entry in measured]
-        axes.plot(places, [entry["validation_loss"] for entry in measured], "o-", color=PALETTE[0], label="held out")
-    axes.set_xlabel("million tokens", color=INK, fontsize=9)
-    axes.set_ylabel("nats a token", color=INK, fontsize=9)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_chart(figure, path)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    profiles = sorted(path for path in (directory / PROFILE_DIRECTORY).glob("*") if not path.name.startswith("."))
+    state = [path for name in (MODEL_DIRECTORY, OPTIMIZER_DIRECTORY) for path in sorted((directory / name).iterdir())]
+    return [*state, *(directory / name for name in names), *incidents, *profiles]

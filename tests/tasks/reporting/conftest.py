@@ -105,26 +105,51 @@ def _write_tokens(directory: Path) -> dict[str, Any]:
 def _write_training(name: str, start: float, end: float, steps: int, context: int) -> Callable[[Path], dict[str, Any]]:
     def write(directory: Path) -> dict[str, Any]:
         noise = random.Random(name)
-        lines = []
+        history: list[dict[str, Any]] = [{"step": 0, "tokens": 0, "validation_loss": start + 0.04}]
+        timing = []
         for step in range(1, steps + 1):
             loss = end + (start - end) * math.exp(-5 * step / steps) + noise.gauss(0, 0.05)
-            row: dict[str, Any] = {
-                "step": step,
-                "stage": name,
-                "loss": loss,
-                "lr": 3e-4 * (1 - 0.8 * step / steps),
-            }
+            rate = 3e-4 * (1 - 0.8 * step / steps)
+            row = {"step": step, "tokens": step * BATCH_TOKENS, "loss": loss, "learning_rate": rate}
             if step % 50 == 0:
                 row["validation_loss"] = loss + 0.06
-            lines.append(json.dumps(row))
-        (directory / "history.jsonl").write_text("\n".join(lines) + '\n{"torn')
-        rows = [{"stage": name, "context": context, "tokens": steps * 8192, "learning_rate": 3e-4, "final_loss": end}]
+            history.append(row)
+            timing.append(_timing(step, noise.gauss(60_000, 900), 2.1 + context / 4000 + step / steps / 10))
+        (directory / "history.jsonl").write_text("\n".join(map(json.dumps, history)) + '\n{"torn')
+        (directory / "timing.jsonl").write_text("\n".join(map(json.dumps, timing)))
+        metrics = {"train/tokens": float(steps * BATCH_TOKENS), "train/loss": end, "throughput/mfu": 0.41,
+                   "memory/peak_gb": 2.7}  # fmt: skip
         return {
-            "metrics": {"train/tokens": steps * 8192.0, "train/parameters": 3_412_480.0},
-            "tables": {"stage": rows},
+            "config": {"name": name, "context_tokens": context, "batch_tokens": BATCH_TOKENS, "learning_rate": 3e-4},
+            "metrics": metrics,
+            "statistics": {"incidents": INCIDENTS if name == "scaling" else []},
+            "tables": {"top operators": OPERATORS} if name == "scaling" else {},
         }
 
     return write
+
+
+BATCH_TOKENS = 8192
+INCIDENTS = [
+    {"step": 120, "kind": "loss spike", "detail": "loss 9.71, median 3.60", "time": 1.0,
+     "action": "back to update 105, batch 119 skipped, learning rate halved"},
+    {"step": 240, "kind": "out of memory", "detail": f"rank 0 {HOSTILE}", "action": "micro-batch 8 to 4", "time": 2.0},
+]  # fmt: skip
+OPERATORS = [
+    {"profile": "update 121", "operator": "aten::mm", "calls": 288.0, "own_share": 0.61, "own_ms": 81.2,
+     "own_cpu_ms": 81.2, "allocated_mb": 120.4, "gflop": 6.1},
+    {"profile": "update 121", "operator": "_ChunkedForm", "calls": 12.0, "own_share": 0.2, "own_ms": 27.0,
+     "own_cpu_ms": 27.0, "allocated_mb": 30.5, "gflop": None},
+]  # fmt: skip
+
+
+def _timing(step: int, tokens_per_second: float, peak_gb: float) -> dict[str, float]:
+    seconds = BATCH_TOKENS / tokens_per_second
+    return {
+        "step": step, "seconds": seconds, "wall_seconds": seconds * 1.04, "tokens_per_second": tokens_per_second,
+        "mfu": tokens_per_second / 150_000, "memory_gb": peak_gb - 0.2, "peak_gb": peak_gb,
+        "host_gb": peak_gb - 0.2, "host_peak_gb": peak_gb,
+    }  # fmt: skip
 
 
 def _write_evaluation(directory: Path) -> dict[str, Any]:
@@ -211,10 +236,10 @@ def _stage(name: str, root: Path, reused: bool) -> StageSummary:
     before = STAGES[max(0, STAGES.index(name) - 1)]
     seconds = _SECONDS[name]
     manifest = Manifest(
-        kind=_KINDS[name], fingerprint=f"{STAGES.index(name):x}" * 32, stage=name, stage_version=1, config={},
+        kind=_KINDS[name], fingerprint=f"{STAGES.index(name):x}" * 32, stage=name, stage_version=1,
         inputs={} if name == "download" else {"previous": f"{_KINDS[before]}/{STAGES.index(before):x}" + "0" * 31},
         files=files, cost=StageCost(seconds=seconds, usd=seconds / 3600 * _PER_HOUR), code_version="f72338b0a1c2",
-        created_at="2026-03-01T10:00:00+00:00", **fields,
+        created_at="2026-03-01T10:00:00+00:00", **({"config": {}} | fields),
     )  # fmt: skip
     spent = 0.3 if reused else seconds
     return StageSummary(

@@ -86,9 +86,24 @@ def test_personal_data_is_masked(page: Page) -> None:
 
 
 def test_draws_the_loss_over_all_stages(page: Page) -> None:
-    assert [name for name in ("foundation", "scaling", "long context") if name not in page.text] == []
-    assert sum(1 for tag, attributes in page.tags if tag == "line" and attributes.get("class") == "border") == 8
-    assert "in 1,370 steps" in page.text
+    assert "foundation · 512" in page.text and "scaling · 1,024" in page.text and "long context" in page.text
+    # Loss wide and narrow, and five small charts; each has a border between its three stages.
+    assert sum(1 for tag, attributes in page.tags if tag == "line" and attributes.get("class") == "border") == 2 * 7
+    assert "in 1,370 updates, 11.2M tokens" in page.text
+
+
+def test_tells_the_incidents_of_training(page: Page) -> None:
+    assert "2 incidents were dealt with on the way." in page.text
+    assert "back to update 105, batch 119 skipped, learning rate halved" in page.text
+    assert "loss spike at update 120 of scaling" in page.text
+    # Both on the wide and the narrow picture of the loss.
+    assert sum(1 for tag, attributes in page.tags if tag == "line" and attributes.get("class") == "incident") == 4
+
+
+def test_shows_the_top_operators_and_what_a_stage_took(page: Page) -> None:
+    assert "Top operators" in page.text and "aten::mm" in page.text
+    for title in ("Model FLOPs utilisation", "Tokens a second", "Memory of the first rank", "Cost"):
+        assert title in page.text
 
 
 def test_funnel_is_counted_from_the_files(page: Page) -> None:
