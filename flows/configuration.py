@@ -21,7 +21,7 @@ from tasks.quality import QualityConfig
 from tasks.quantization import QuantizationConfig, WeightFormat
 from tasks.registration import RegistrationConfig
 from tasks.tokenization import TokenizationConfig
-from tasks.training import CurriculumStage, TrainingConfig, TrainingStageConfig
+from tasks.training import CurriculumStage, TrainingConfig, TrainingStageConfig, place_stages
 
 PROFILE_DIRECTORY = Path(__file__).parent / "profiles"
 
@@ -80,9 +80,7 @@ class PipelineConfig(BaseModel):
                 f"tokenization.vocabulary_size {self.tokenization.vocabulary_size} exceeds "
                 f"model.vocabulary_size {self.model.vocabulary_size}; make them equal"
             )
-        names = [stage.name for stage in self.curriculum]
-        if len(set(names)) != len(names):
-            raise ValueError(f"curriculum: stage names repeat ({', '.join(names)}); give each its own")
+        place_stages(self.curriculum)
         longest = max(stage.context_tokens for stage in self.curriculum)
         if longest > self.model.maximum_context:
             raise ValueError(
@@ -104,7 +102,7 @@ class PipelineConfig(BaseModel):
 
     def training_stages(self) -> list[TrainingStageConfig]:
         """The curriculum with everything each stage's artifact depends on filled in."""
-        return [stage.resolve(self.training, self.model) for stage in self.curriculum]
+        return [placed.resolve(self.training, self.model) for placed in place_stages(self.curriculum)]
 
 
 # The same with every field optional: the form in the Prefect UI and `--set` on the command line.

@@ -32,7 +32,7 @@ def mixture_plan(config: PipelineConfig) -> list[dict[str, Any]]:
             f"profile '{config.profile}' has no download.mixture.", "choose a profile with one, or write it."
         )
     planned = plan_mixture(config.download.sources, mixture)
-    demand = training_demand((stage.tokens, stage.mixture) for stage in config.curriculum)
+    demand = training_demand((stage.tokens * stage.repeat, stage.mixture) for stage in config.curriculum)
     owed = {entry.source.name: entry.training_tokens for entry in planned}
     for name, tokens in demand.items():
         planned_tokens = owed.get(name, 0.0)

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from infra.artifacts import StageConfig, run_argument
 from model import ModelConfig
+from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Documents, LongDocuments, Packing, Sampler
 from tasks.training.policy import RestartPolicy, RollBackPolicy
 from tasks.training.profile_steps import parse_steps
-from tasks.training.sampler import MIXTURE_ROUND_ROWS, BatchPlan
 from tasks.training.schedule import ScheduleName, learning_rate_at
 
 #: Tokens a rank runs at once when `micro_batch` is left out.
@@ -41,14 +41,37 @@ class CurriculumStage(StageConfig):
     mixture: dict[str, float] | None = Field(
         None, description="weight of each source, by rows; left out: every token once an epoch"
     )
+    long_documents: LongDocuments | None = Field(
+        None, description="takes a share of each source's rows from its long documents; left out: as they come"
+    )
+    packing: Packing = Field(
+        "stream",
+        description="stream: documents one after another, cut where rows end; best_fit: no document that fits into a "
+        "row is cut, and rows not quite full are padded",
+    )
+    continues: str | None = Field(
+        None,
+        description="an earlier stage of the same context, packing and mixture whose data order goes on here, so that "
+        "no token is seen twice before all were seen once; left out: an order of its own",
+    )
+    repeat: int = Field(
+        1, ge=1, description="so many stages like this one after another (name, name-2, ...), each on new data"
+    )
     rope_theta: float | None = Field(
         None, gt=1, description="replaces model.rope_theta in this stage; later stages set their own"
     )
 
-    def resolve(self, training: TrainingConfig, model: ModelConfig) -> TrainingStageConfig:
-        """Everything this stage's checkpoint depends on, in one configuration."""
+    def resolve(
+        self, training: TrainingConfig, model: ModelConfig, *, data_order: str | None = None, first_row: int = 0
+    ) -> TrainingStageConfig:
+        """Everything this stage's checkpoint depends on, in one configuration.
+
+        `data_order` and `first_row` say what `continues` and `repeat` come to (`place_stages`); the resolved stage has
+        neither, so that repeating or continuing a stage leaves its own checkpoint as it is.
+        """
         shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
         own = {name: getattr(self, name) for name in CurriculumStage.model_fields}
+        own |= {"continues": None, "repeat": 1, "data_order": data_order, "first_row": first_row}
         return TrainingStageConfig(**own, **shared, model=model)
 
     @field_validator("mixture")
@@ -71,6 +94,14 @@ class CurriculumStage(StageConfig):
                 f"batch_tokens {self.batch_tokens} is not a multiple of context_tokens {self.context_tokens}; "
                 f"use {below} or {below + self.context_tokens}"
             )
+        if self.mixture and self.long_documents and self.long_documents.share < 1:
+            shares = (self.long_documents.share, 1 - self.long_documents.share)
+            least = min(weight for weight in self.mixture.values() if weight > 0) / sum(self.mixture.values())
+            if least * min(shares) * MIXTURE_ROUND_ROWS < 1:
+                raise ValueError(
+                    f"mixture and long_documents.share together give a smallest share of {least * min(shares):.2g}, "
+                    f"below 1/{MIXTURE_ROUND_ROWS}; raise one of them"
+                )
         if self.tokens < self.batch_tokens:
             raise ValueError(f"tokens {self.tokens} is less than one batch; use at least {self.batch_tokens}")
         if self.final_learning_rate > self.learning_rate:
@@ -194,6 +225,10 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
     """One curriculum stage, complete: what its checkpoint's fingerprint is made of."""
 
     model: ModelConfig = Field(description="the language model's shape")
+    data_order: str | None = Field(
+        None, description="the stage whose data order this one continues, filled in from `continues`; None: its own"
+    )
+    first_row: int = Field(0, ge=0, description="the row of the data order that this stage begins with")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -222,7 +257,19 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         rows_of_rank = self.rows_per_step // self.ranks
         fitting = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.context_tokens)
         largest = max(rows for rows in range(1, min(rows_of_rank, fitting) + 1) if rows_of_rank % rows == 0)
-        return BatchPlan(self.rows_per_step, self.micro_batch or largest, self.ranks)
+        return BatchPlan(self.rows_per_step, self.micro_batch or largest, self.ranks, first_row_of_stage=self.first_row)
+
+    def sampler(self, documents: Documents) -> Sampler:
+        """The rows of this stage's data order; raises ConfigurationError when `documents` cannot give them."""
+        return Sampler(
+            documents,
+            context_tokens=self.context_tokens,
+            seed=self.seed,
+            stage=self.data_order or self.name,
+            mixture=self.mixture,
+            long_documents=self.long_documents,
+            packing=self.packing,
+        )
 
     @property
     def stage_model(self) -> ModelConfig:
