@@ -16,6 +16,7 @@ from model.errors import (
 from model.generation import GREEDY, SamplingConfig, generate, prefill, resume, rewind, stream
 from model.language_model import HybridLM
 from model.presets import PRESETS, preset
+from model.sequence_parallel import SequenceParallel, check_sequence_parallel, slice_batch
 from model.sizing import cache_size, parameter_count, training_flops_per_token
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "ModelConfig",
     "ModelError",
     "SamplingConfig",
+    "SequenceParallel",
     "SnapshotPolicy",
     "cache_size",
+    "check_sequence_parallel",
     "generate",
     "load",
     "load_config",
@@ -42,6 +45,7 @@ __all__ = [
     "resume",
     "rewind",
     "save",
+    "slice_batch",
     "stream",
     "training_flops_per_token",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
 from model.linear import Linear
@@ -30,10 +32,14 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """`x += mixer(norm(x))`, then `x += feed_forward(norm(x))`; names are fla's."""
+    """`x += mixer(norm(x))`, then `x += feed_forward(norm(x))`; names are fla's.
+
+    `feed_forward_chunk_tokens`: see `HybridLM`.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.feed_forward_chunk_tokens: int | None = None
         self.attn_norm = RMSNorm(config.width, config.norm_eps)
         self.attn = MIXERS[config.mixer_kinds[layer]](config, layer)
         self.has_feed_forward = config.has_feed_forward(layer)
@@ -53,5 +59,12 @@ class Block(nn.Module):
             projections = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
             if are_plain(*projections):
                 return few_rows.feed_forward(hidden, norm.weight, norm.eps, *weights_of(projections))
-        output: Tensor = hidden + mlp(norm(hidden))
+        chunk = self.feed_forward_chunk_tokens
+        if chunk is not None and torch.is_grad_enabled() and hidden.shape[1] > chunk:
+            parts = [checkpoint(self._branch, part, use_reentrant=False) for part in hidden.split(chunk, dim=1)]
+            return torch.cat(parts, dim=1)
+        return self._branch(hidden)
+
+    def _branch(self, hidden: Tensor) -> Tensor:
+        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
         return output

@@ -13,6 +13,8 @@ from model.cache import Cache
 from model.config import ModelConfig
 from model.errors import CacheError
 from model.ops.rotary import RotaryTables, rotary_tables
+from model.sequence_parallel import SequenceParallel, own_slice
+from model.sequence_parallel.collectives import gather
 
 
 class Ragged(NamedTuple):
@@ -34,10 +36,14 @@ class Sequence:
     cache: Cache | None = None
     #: Whether only the last token's output is read: mixers may return it alone, `[batch, 1, width]`.
     last_alone: bool = False
+    #: With it the tokens are one slice of longer rows, the rest of which other processes have.
+    sequence_parallel: SequenceParallel | None = None
 
     def __post_init__(self) -> None:
         if self.cache is None:
             return
+        if self.sequence_parallel is not None:
+            raise CacheError("sequence_parallel with a cache: it is for training, generate with one process a row")
         self.cache.bind(self.config, self.batch)
         if self.document_ids is not None:
             raise CacheError("document_ids with a cache: generate one document a row, or leave the cache out")
@@ -57,6 +63,8 @@ class Sequence:
         if self.document_positions is not None:
             return self.document_positions
         index = torch.arange(self.time, device=self.device)
+        if self.sequence_parallel is not None:
+            return index + self.sequence_parallel.rank * self.time
         if self.cache is None:
             return index
         if self.cache.is_even:
@@ -66,27 +74,41 @@ class Sequence:
     @cached_property
     def document_starts(self) -> Tensor | None:
         """`[batch, time]`, true on the first token of every document; None when rows are single documents."""
-        if self.document_ids is None:
-            return None
-        starts = torch.ones_like(self.document_ids, dtype=torch.bool)
-        starts[:, 1:] = self.document_ids[:, 1:] != self.document_ids[:, :-1]
-        return starts
+        return None if self._row_starts is None else self._own(self._row_starts)
 
     @cached_property
     def document_positions(self) -> Tensor | None:
         """`[batch, time]`, tokens since the start of the token's document."""
-        if self.document_starts is None:
+        if self._row_starts is None:
             return None
-        index = torch.arange(self.time, device=self.device).expand(self.batch, -1)
-        return index - torch.where(self.document_starts, index, 0).cummax(dim=1).values
+        index = torch.arange(self._row_starts.shape[1], device=self.device).expand(self.batch, -1)
+        return self._own(index - torch.where(self._row_starts, index, 0).cummax(dim=1).values)
 
     @cached_property
     def document_lengths(self) -> list[int] | None:
-        """Lengths of the documents, row after row."""
-        if self.document_starts is None:
+        """Lengths of the documents, row after row; of whole rows also where the tokens are a slice of them."""
+        if self._row_starts is None:
             return None
-        starts = self.document_starts.flatten().nonzero().flatten().tolist()
-        return [end - start for start, end in zip(starts, [*starts[1:], self.batch * self.time], strict=True)]
+        starts = self._row_starts.flatten().nonzero().flatten().tolist()
+        return [end - start for start, end in zip(starts, [*starts[1:], self._row_starts.numel()], strict=True)]
+
+    @cached_property
+    def _row_starts(self) -> Tensor | None:
+        """Document starts in whole rows, `[batch, row]`: gathered once a call where processes share rows."""
+        if self.document_ids is None:
+            return None
+        ids = self.document_ids
+        if self.sequence_parallel is not None:
+            ids = gather(ids, self.sequence_parallel).transpose(0, 1).flatten(1)
+        starts = torch.ones_like(ids, dtype=torch.bool)
+        starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        return starts
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """This process's part of whole rows `[batch, row]`."""
+        if self.sequence_parallel is None:
+            return rows
+        return own_slice(rows, self.sequence_parallel.rank, self.sequence_parallel.size)
 
     @cached_property
     def rotary(self) -> RotaryTables:

@@ -13,6 +13,7 @@ from model.ops.attention import causal_attention, continued_attention, document_
 from model.ops.rotary import rotate
 from model.plain_modules import project
 from model.sequence import Sequence
+from model.sequence_parallel.heads import rows_of_own_heads, slice_of_all_heads
 
 
 class Attention(Mixer):
@@ -44,6 +45,8 @@ class Attention(Mixer):
         if self.query_key_norm:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, rotary), rotate(key, sequence.rotary)
+        if sequence.sequence_parallel is not None:
+            query, key, value = rows_of_own_heads(query, key, value, sequence.sequence_parallel)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if sequence.cache is not None:
             key, value = sequence.cache.append(self.layer, key, value)
@@ -55,7 +58,10 @@ class Attention(Mixer):
             mixed = document_attention(query, key, value, sequence.document_lengths)
         else:
             mixed = causal_attention(query, key, value)
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2)
+        if sequence.sequence_parallel is not None:
+            mixed = slice_of_all_heads(mixed, sequence.sequence_parallel)
+        output: Tensor = self.o_proj(mixed.flatten(2))
         return output
 
     @staticmethod

@@ -118,8 +118,15 @@ class GatedDeltaNet(Mixer):
         memory: LayerMemory | None,
     ) -> Tensor:
         if memory is None:
-            starts = sequence.document_starts
-            return chunk_gated_delta_rule(query, key, value, log_decay, beta, document_starts=starts)[0]
+            return chunk_gated_delta_rule(
+                query,
+                key,
+                value,
+                log_decay,
+                beta,
+                document_starts=sequence.document_starts,
+                sequence_parallel=sequence.sequence_parallel,
+            )[0]
         state = memory.get("state")
         if sequence.time == 1 and state is not None:
             mixed, memory["state"] = step_gated_delta_rule(

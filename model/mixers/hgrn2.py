@@ -115,8 +115,14 @@ class HGRN2(Mixer):
         memory: dict[str, Tensor] | None,
     ) -> Tensor:
         if memory is None:
-            starts = sequence.document_starts
-            return chunk_gated_linear_attention(query, key, value, log_decay, document_starts=starts)[0]
+            return chunk_gated_linear_attention(
+                query,
+                key,
+                value,
+                log_decay,
+                document_starts=sequence.document_starts,
+                sequence_parallel=sequence.sequence_parallel,
+            )[0]
         state = memory.get("state")
         if sequence.time == 1 and state is not None:
             mixed, memory["state"] = step_gated_linear_attention(

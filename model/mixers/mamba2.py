@@ -79,7 +79,14 @@ class Mamba2(Mixer):
         decay_rates = -self.A_log.float().exp()
         if memory is None:
             return chunk_state_space_duality(
-                inputs, step_sizes, decay_rates, B, C, skip=self.D, document_starts=sequence.document_starts
+                inputs,
+                step_sizes,
+                decay_rates,
+                B,
+                C,
+                skip=self.D,
+                document_starts=sequence.document_starts,
+                sequence_parallel=sequence.sequence_parallel,
             )[0]
         state = memory.get("state")
         if sequence.time == 1 and state is not None:

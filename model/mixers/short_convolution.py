@@ -12,6 +12,7 @@ from model.ops import few_rows
 from model.ops.convolution import next_convolution_state, short_convolution
 from model.ops.convolution_silu import convolution_silu
 from model.sequence import Sequence
+from model.sequence_parallel.collectives import from_previous_rank
 
 CONVOLUTION_TAPS = 4
 
@@ -42,6 +43,8 @@ class ShortConvolution(nn.Module):
                 output, memory[slot] = few_rows.convolution_step(inputs, weight, bias, state, self.silu)
                 return output
             memory[slot] = next_convolution_state(inputs, CONVOLUTION_TAPS, state)
+        if sequence.sequence_parallel is not None:
+            state = from_previous_rank(inputs, CONVOLUTION_TAPS - 1, sequence.sequence_parallel)
         positions = sequence.document_positions
         if self.silu:
             return convolution_silu(inputs, self.weight, self.bias, state=state, document_positions=positions)

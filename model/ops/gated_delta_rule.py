@@ -19,10 +19,14 @@ forward substitution in blocks; the product form `(I - L)(I + L^2)(I + L^4)...` 
 The backward needs no gradient of an inverse: with `dR` the gradient of the corrections and `Y = T^T dR`, the
 gradient of `L` is `-Y R^T` and that of `beta v` is `Y`. The gradient of `g` at a token sums over what decays there and
 nothing else, so that strong decays leave it its digits.
+
+Where processes share rows, what a slice does to a state is a matrix a head and a state. Both come from one more scan
+over the chunks, of an identity beside an empty state; `T`, scores and all else are made once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +35,8 @@ from torch.autograd.function import once_differentiable
 
 from model.ops import cuda_kernels
 from model.ops.untraced import untraced
+from model.sequence_parallel import SequenceParallel
+from model.sequence_parallel.states import StateExchange, gradient_after, state_before_slice
 
 # The smallest that holds the whole sequence, else the largest.
 CHUNK_SIZES = (16, 32, 64)
@@ -52,18 +58,25 @@ def chunk_gated_delta_rule(
     scale: float | None = None,
     initial_state: Tensor | None = None,
     document_starts: Tensor | None = None,
+    sequence_parallel: SequenceParallel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a whole sequence and the state after it; any length.
 
     `query`, `key` are `[batch, time, heads, key_dim]`, keys of length at most 1, `value` is
     `[batch, time, heads, value_dim]`, `log_decay` (at most 0) and `beta` (0 to 1) are `[batch, time, heads]`
     (fla's layout), `initial_state` and the returned state `[batch, heads, key_dim, value_dim]` in float32.
-    `document_starts` `[batch, time]` marks tokens before which the state is emptied.
+    `document_starts` `[batch, time]` marks tokens before which the state is emptied. With `sequence_parallel` the
+    tokens are this process's slice, and the state before it is the other processes' to give, not an argument.
     Computes in float32 whatever the inputs or autocast say; the output has the query's dtype. On CUDA fla's kernel
     takes its place where installed (see `model.ops.cuda_kernels`).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if cuda_kernels.takes(query, "fla"):
+        if sequence_parallel is not None:
+            tokens = (key, value, log_decay, beta)
+            initial_state = gated_delta_rule_state(
+                cuda_kernels.gated_delta_rule, *tokens, document_starts, sequence_parallel
+            )
         return cuda_kernels.gated_delta_rule(
             query,
             key,
@@ -79,7 +92,7 @@ def chunk_gated_delta_rule(
         if initial_state is None:
             batch, _, heads, key_dim = query.shape
             initial_state = parts[0].new_zeros(batch, heads, key_dim, value.shape[-1])
-        output, state = _ChunkedForm.apply(*parts, initial_state.float(), document_starts, scale)
+        output, state = _ChunkedForm.apply(*parts, initial_state.float(), document_starts, scale, sequence_parallel)
     return output.to(query.dtype), state
 
 
@@ -131,23 +144,31 @@ class _ChunkedForm(torch.autograd.Function):
         initial_state: Tensor,
         document_starts: Tensor | None,
         scale: float,
+        sequence_parallel: SequenceParallel | None,
     ) -> tuple[Tensor, Tensor]:
         time = query.shape[1]
         chunk = next((size for size in CHUNK_SIZES if time <= size), CHUNK_SIZE)
         between, since_start = _decays(log_decay, document_starts, chunk)
-        queries = _chunk_major(query, chunk, scale)
         keys = _chunk_major(key, chunk)
         weights = beta.unsqueeze(-1)
         weighted_keys = _chunk_major(key, chunk, weights)
 
         transposed_keys = keys.transpose(-1, -2)
-        scores = torch.matmul(queries, transposed_keys).mul_(between)
         overlaps = torch.matmul(weighted_keys, transposed_keys).mul_(between)
         inverse = unit_lower_inverse(overlaps)
         removed = inverse @ (weighted_keys * since_start)
         written = inverse @ _chunk_major(value, chunk, weights)
         kept_keys = keys * between[..., -1, :].unsqueeze(-1)
-        states = _scan(initial_state, since_start[..., -1:, :], removed, written, kept_keys)
+        over_chunk = since_start[..., -1:, :]
+        exchange = None
+        if sequence_parallel is not None:
+            exchange = StateExchange(*_over_slice(over_chunk, removed, written, kept_keys), sequence_parallel)
+        queries = _chunk_major(query, chunk, scale)
+        scores = torch.matmul(queries, transposed_keys).mul_(between)
+        transitions = None
+        if exchange is not None:
+            initial_state, transitions = exchange.finish()
+        states = _scan(initial_state, over_chunk, removed, written, kept_keys)
 
         outputs = (queries * since_start) @ states[:-1]
         _add_product(outputs, scores, written)
@@ -166,24 +187,27 @@ class _ChunkedForm(torch.autograd.Function):
             removed,
             written,
             states,
+            transitions,
         )
-        ctx.scale = scale
+        ctx.scale, ctx.sequence_parallel = scale, sequence_parallel
         return _time_major(outputs, time), states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         value, beta, document_starts, queries, keys, weighted_keys, *rest = ctx.saved_tensors
-        between, since_start, scores, overlaps, inverse, removed, written, states = rest
+        between, since_start, scores, overlaps, inverse, removed, written, states, transitions = rest
         time, chunk = value.shape[1], between.shape[-1]
         to_last = between[..., -1, :].unsqueeze(-1)
 
         grads = _chunk_major(grad_output.float(), chunk)
         grad_written = scores.transpose(-1, -2) @ grads
-        grad_states = _scan_backward(
-            grad_state.float(), since_start[..., -1:, :], removed, grad_written, keys * to_last,
-            (queries * since_start).transpose(-1, -2) @ grads,
-        )  # fmt: skip
+        grad_state, over_chunk, kept_keys = grad_state.float(), since_start[..., -1:, :], keys * to_last
+        grad_reads = (queries * since_start).transpose(-1, -2) @ grads
+        if ctx.sequence_parallel is not None:
+            grad_before = _first_gradient(grad_state, over_chunk, removed, grad_written, kept_keys, grad_reads)
+            grad_state = grad_state + gradient_after(grad_before, transitions, ctx.sequence_parallel)
+        grad_states = _scan_backward(grad_state, over_chunk, removed, grad_written, kept_keys, grad_reads)
         grad_targets = inverse.transpose(-1, -2) @ grad_written
 
         transposed = written.transpose(-1, -2)
@@ -223,7 +247,38 @@ class _ChunkedForm(torch.autograd.Function):
             grad_states[0],
             None,
             None,
+            None,
         )
+
+
+def gated_delta_rule_state(
+    kernel: Callable[..., tuple[Tensor, Tensor]],
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    document_starts: Tensor | None,
+    sequence_parallel: SequenceParallel,
+) -> Tensor:
+    """The state before this process's slice, with gradients, by a `kernel` that is called as the operation is.
+
+    The kernel's own state is made to hold two: an empty one, and beside it an identity that nothing is written to.
+    """
+    batch, _, heads, key_dim = key.shape
+    identity = torch.eye(key_dim, device=key.device).expand(batch, heads, -1, -1)
+    empty = identity.new_zeros(batch, heads, key_dim, value.shape[-1])
+    beside = value.new_zeros(*value.shape[:-1], key_dim)
+    _, after = kernel(
+        key,
+        key,
+        torch.cat([value, beside], dim=-1),
+        log_decay,
+        beta,
+        initial_state=torch.cat([empty, identity], dim=-1),
+        document_starts=document_starts,
+    )
+    local_state, transition = after.split([value.shape[-1], key_dim], dim=-1)
+    return state_before_slice(transition, local_state, sequence_parallel)
 
 
 def _decays(log_decay: Tensor, document_starts: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
@@ -287,6 +342,39 @@ def _scan(initial_state: Tensor, over_chunk: Tensor, removed: Tensor, written: T
         torch.mul(states[index], over_chunk[index], out=states[index + 1])
         flat[index + 1].baddbmm_(kept_keys[index], corrections)
     return states
+
+
+def _over_slice(over_chunk: Tensor, removed: Tensor, written: Tensor, kept_keys: Tensor) -> tuple[Tensor, Tensor]:
+    """What the whole slice does to a state: a matrix `[batch, heads, key_dim, key_dim]`, and what it leaves of none.
+
+    The last of `_scan`, for an identity and an empty state side by side; arguments are left as they are.
+    """
+    _, batch, heads, _, key_dim = removed.shape
+    value_dim = written.shape[-1]
+    state = written.new_zeros(batch, heads, key_dim, value_dim + key_dim)
+    state[..., value_dim:].diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    flat = state.flatten(0, 1)
+    removed, kept_keys = removed.flatten(1, 2), kept_keys.flatten(1, 2).transpose(-1, -2)
+    for index, corrections in enumerate(written.flatten(1, 2)):
+        both = torch.bmm(removed[index], flat).neg_()
+        both[..., :value_dim] += corrections
+        state.mul_(over_chunk[index])
+        flat.baddbmm_(kept_keys[index], both)
+    return state[..., value_dim:], state[..., :value_dim]
+
+
+def _first_gradient(
+    grad_state: Tensor, over_chunk: Tensor, removed: Tensor, grad_written: Tensor, kept_keys: Tensor, grad_reads: Tensor
+) -> Tensor:
+    """The first of `_scan_backward`, the others not kept; arguments are left as they are."""
+    grad = grad_state.clone(memory_format=torch.contiguous_format)
+    flat = grad.flatten(0, 1)
+    removed, kept_keys, grad_written = (part.flatten(1, 2) for part in (removed, kept_keys, grad_written))
+    for index in range(grad_reads.shape[0] - 1, -1, -1):
+        corrections = torch.baddbmm(grad_written[index], kept_keys[index], flat)
+        grad.mul_(over_chunk[index]).add_(grad_reads[index])
+        flat.baddbmm_(removed[index].transpose(-1, -2), corrections, alpha=-1.0)
+    return grad
 
 
 def _scan_backward(

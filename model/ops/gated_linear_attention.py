@@ -12,6 +12,10 @@ so that one exponential a token and channel serves everything, and each step is 
 exponents of `q'` and `k'` are bounded by half a chunk's decay. That bound is measured: the largest chunk that
 keeps it under `MAXIMUM_EXPONENT` is taken, so results are exact at any decay (see `_half_chunk_decay`).
 The gradient of `g` needs no product of its own: `dG = q' dq' - k' dk'`, plus `S_{n+1} . dS_{n+1}` on the last.
+
+Where processes share rows, the scan over chunks is run once from an empty state, for what the slice does to a state,
+and once from the state that the slices before it give; likewise for the gradients of states. No product is repeated,
+and the exchange is under way while the scores are made.
 """
 
 from __future__ import annotations
@@ -21,9 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from model.ops import cuda_kernels
 from model.ops.untraced import untraced
+from model.sequence_parallel import SequenceParallel
+from model.sequence_parallel.states import StateExchange, gradient_after, state_before_slice
 
 # exp(60) = 1e26: products with activations and sums over a chunk stay far inside float32's 3e38.
 MAXIMUM_EXPONENT = 60.0
@@ -42,17 +49,22 @@ def chunk_gated_linear_attention(
     scale: float | None = None,
     initial_state: Tensor | None = None,
     document_starts: Tensor | None = None,
+    sequence_parallel: SequenceParallel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a whole sequence and the state after it; any length.
 
     `query`, `key`, `log_decay` are `[batch, time, heads, key_dim]`, `value` is `[batch, time, heads, value_dim]`
     (fla's layout), `initial_state` and the returned state `[batch, heads, key_dim, value_dim]` in float32.
     `log_decay` is at most 0. `document_starts` `[batch, time]` marks tokens before which the state is emptied.
+    With `sequence_parallel` the tokens are this process's slice, and the state before it is the other processes' to
+    give, not an argument.
     Computes in float32 whatever the inputs or autocast say; the output has the query's dtype. On CUDA fla's kernel
     takes its place where installed (see `model.ops.cuda_kernels`).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if cuda_kernels.takes(query, "fla"):
+        if sequence_parallel is not None:
+            initial_state = gated_linear_attention_state(key, value, log_decay, document_starts, sequence_parallel)
         return cuda_kernels.gated_linear_attention(
             query, key, value, log_decay, scale=scale, initial_state=initial_state, document_starts=document_starts
         )
@@ -61,7 +73,7 @@ def chunk_gated_linear_attention(
         if initial_state is None:
             batch, _, heads, key_dim = query.shape
             initial_state = parts[0].new_zeros(batch, heads, key_dim, value.shape[-1])
-        output, state = _ChunkedForm.apply(*parts, initial_state.float(), document_starts, scale)
+        output, state = _ChunkedForm.apply(*parts, initial_state.float(), document_starts, scale, sequence_parallel)
     return output.to(query.dtype), state
 
 
@@ -104,6 +116,7 @@ class _ChunkedForm(torch.autograd.Function):
         initial_state: Tensor,
         document_starts: Tensor | None,
         scale: float,
+        sequence_parallel: SequenceParallel | None,
     ) -> tuple[Tensor, Tensor]:
         time = query.shape[1]
         grown, middle, last, below = _decays(log_decay)
@@ -113,24 +126,34 @@ class _ChunkedForm(torch.autograd.Function):
         values = _chunk_major(value, chunk)
         documents = None if document_starts is None else _documents(document_starts, chunk)
 
-        scores = torch.matmul(scaled_query, scaled_key.transpose(-1, -2))
-        _hide(scores, documents)
         from_middle, to_last, over_chunk = _state_factors(middle, last, documents)
         kept_values = values if documents is None else values * documents.kept
-        states = _scan(initial_state, over_chunk, to_last, scaled_key.transpose(-1, -2) @ kept_values)
+        updates = scaled_key.transpose(-1, -2) @ kept_values
+        exchange = None
+        if sequence_parallel is not None:
+            local_state = _last_state(over_chunk, to_last, updates)
+            exchange = StateExchange(over_chunk.prod(dim=0), local_state, sequence_parallel)
+        scores = torch.matmul(scaled_query, scaled_key.transpose(-1, -2))
+        _hide(scores, documents)
+        transitions = None
+        if exchange is not None:
+            initial_state, transitions = exchange.finish()
+        states = _scan(initial_state, over_chunk, to_last, updates)
 
         outputs = scaled_query @ (states[:-1] * from_middle)
         if documents is not None:
             outputs *= documents.reached
         _add_product(outputs, scores, values)
-        ctx.save_for_backward(scaled_query, scaled_key, values, scores, grown, states, from_middle, to_last, over_chunk)
+        factors = (from_middle, to_last, over_chunk)
+        ctx.save_for_backward(scaled_query, scaled_key, values, scores, grown, states, *factors, transitions)
         ctx.documents, ctx.below, ctx.scale, ctx.time = documents, below, scale, time
+        ctx.sequence_parallel = sequence_parallel
         return _time_major(outputs, time, factor=scale), states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        scaled_query, scaled_key, values, scores, grown, states, *factors = ctx.saved_tensors
+        scaled_query, scaled_key, values, scores, grown, states, *factors, transitions = ctx.saved_tensors
         from_middle, to_last, over_chunk = factors
         documents: _Documents | None = ctx.documents
         chunk, time = grown.shape[2], ctx.time
@@ -138,9 +161,12 @@ class _ChunkedForm(torch.autograd.Function):
         reached_grads = grads if documents is None else grads * documents.reached
         kept_values = values if documents is None else values * documents.kept
 
-        grad_states = _scan_backward(
-            grad_state.float(), over_chunk, from_middle, scaled_query.transpose(-1, -2) @ reached_grads
-        )
+        grad_uses = scaled_query.transpose(-1, -2) @ reached_grads
+        grad_state = grad_state.float()
+        if ctx.sequence_parallel is not None:
+            grad_before = _first_gradient(grad_state, over_chunk, from_middle, grad_uses)
+            grad_state = grad_state + gradient_after(grad_before, transitions, ctx.sequence_parallel)
+        grad_states = _scan_backward(grad_state, over_chunk, from_middle, grad_uses)
         grad_updates = grad_states[1:] * to_last
         grad_scores = torch.matmul(grads, values.transpose(-1, -2))
         _hide(grad_scores, documents)
@@ -166,7 +192,33 @@ class _ChunkedForm(torch.autograd.Function):
             grad_states[0],
             None,
             None,
+            None,
         )
+
+
+def gated_linear_attention_state(
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    document_starts: Tensor | None,
+    sequence_parallel: SequenceParallel,
+) -> Tensor:
+    """The state before this process's slice, with gradients: one product a head, for kernels that start from it.
+
+    Every exponent is a sum of decays, none positive, so that this is exact at any decay.
+    """
+    with torch.autocast(key.device.type, enabled=False):
+        key, value, log_decay = key.float(), value.float(), log_decay.float()
+        from_token = log_decay.flip(1).cumsum(dim=1).flip(1)
+        # Shifted, not subtracted: behind a strong decay a difference has no digits left.
+        kept = functional.pad(from_token[:, 1:], (0, 0, 0, 0, 0, 1)).exp()
+        over_slice = from_token[:, 0].exp().unsqueeze(-1)
+        if document_starts is not None:
+            document = document_starts.long().cumsum(dim=1)[:, :, None, None]
+            kept = kept * (document == document[:, -1:])
+            over_slice = over_slice * (document[:, -1:] == 0).squeeze(1).unsqueeze(-1)
+        local_state = torch.einsum("bthk,bthv->bhkv", key * kept, value)
+        return state_before_slice(over_slice, local_state, sequence_parallel)
 
 
 def _decays(log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -282,6 +334,22 @@ def _scan(initial_state: Tensor, over_chunk: Tensor, to_last: Tensor, updates: T
         torch.mul(states[index], over_chunk[index], out=states[index + 1])
         states[index + 1].addcmul_(updates[index], to_last[index])
     return states
+
+
+def _last_state(over_chunk: Tensor, to_last: Tensor, updates: Tensor) -> Tensor:
+    """The last of `_scan` from an empty state, the others not kept."""
+    state = torch.zeros_like(updates[0])
+    for index in range(updates.shape[0]):
+        state.mul_(over_chunk[index]).addcmul_(updates[index], to_last[index])
+    return state
+
+
+def _first_gradient(grad_state: Tensor, over_chunk: Tensor, from_middle: Tensor, grad_uses: Tensor) -> Tensor:
+    """The first of `_scan_backward`, the others not kept."""
+    grad = grad_state.clone()
+    for index in range(grad_uses.shape[0] - 1, -1, -1):
+        grad.mul_(over_chunk[index]).addcmul_(grad_uses[index], from_middle[index])
+    return grad
 
 
 def _scan_backward(grad_state: Tensor, over_chunk: Tensor, from_middle: Tensor, grad_uses: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ products then costs next to nothing. The backward makes `W`, `L` and `u` anew in
 of `dt A` at a token is summed over what decays there and nothing else: pairs of tokens on either side of it, the
 old state in later outputs, earlier updates in the new state, and the old state in the new. The shorter
 `dG = y . dy - u . du` leaves few digits where decays are strong, because what does not decay must cancel.
+
+Where processes share rows, what a slice does to a state, and the gradient of the state before it, come from one more
+product over the slice each; the chunks are worked on once, from the state that the slices before it give.
 """
 
 from __future__ import annotations
@@ -28,9 +31,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from model.ops import cuda_kernels
 from model.ops.untraced import untraced
+from model.sequence_parallel import SequenceParallel
+from model.sequence_parallel.states import StateExchange, gradient_after, state_before_slice
 
 CHUNK_SIZE = 64
 # Elements of a chunk and of its states that are worked on together: 1 MiB, a core's share of the cache.
@@ -48,6 +54,7 @@ def chunk_state_space_duality(
     skip: Tensor | None = None,
     initial_state: Tensor | None = None,
     document_starts: Tensor | None = None,
+    sequence_parallel: SequenceParallel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a whole sequence and the state after it; any length.
 
@@ -55,11 +62,14 @@ def chunk_state_space_duality(
     `decay_rates` (A, at most 0) and `skip` (D) `[heads]`, `B` and `C` `[batch, time, groups, state]`, each group
     serving `heads / groups` neighbouring heads; `initial_state` and the returned state are
     `[batch, heads, head_dim, state]` in float32 (mamba_ssm's layouts). `document_starts` `[batch, time]` marks
-    tokens before which the state is emptied. Computes in float32 whatever the inputs or autocast say; the output
-    has the inputs' dtype. On a GPU mamba_ssm's kernel takes its place where installed (see
+    tokens before which the state is emptied. With `sequence_parallel` the tokens are this process's slice, and the
+    state before it is the other processes' to give, not an argument. Computes in float32 whatever the inputs or
+    autocast say; the output has the inputs' dtype. On a GPU mamba_ssm's kernel takes its place where installed (see
     `model.ops.cuda_kernels`).
     """
     if cuda_kernels.takes(inputs, "mamba_ssm"):
+        if sequence_parallel is not None:
+            initial_state = state_space_state(inputs, step_sizes, decay_rates, B, document_starts, sequence_parallel)
         return cuda_kernels.state_space_duality(
             inputs,
             step_sizes,
@@ -77,9 +87,11 @@ def chunk_state_space_duality(
             initial_state = x.new_zeros(x.shape[0], *x.shape[2:], keys.shape[-1])
         state = initial_state.float()
         if torch.is_grad_enabled():
-            output, state = _ChunkedForm.apply(x, dt, A, keys, queries, D, state, document_starts)
+            output, state = _ChunkedForm.apply(x, dt, A, keys, queries, D, state, document_starts, sequence_parallel)
         else:
             terms = _terms(x, dt, A, keys, queries, document_starts)
+            if sequence_parallel is not None:
+                state, _ = StateExchange(*terms.over_slice(), sequence_parallel).finish()
             output, states, _ = _forward(terms, D, state, for_backward=False)
             state = states[-1]
     return output.to(inputs.dtype), state
@@ -194,6 +206,37 @@ class _Terms:
             visible=None if self.documents is None else _visible(self.documents[rows, index, :length]),
         )
 
+    def over_slice(self) -> tuple[Tensor, Tensor]:
+        """What all tokens do to a state: a decay `[batch, heads, 1, 1]`, and what they leave of an empty one."""
+        to_end = self._by_token(_products_before(self.over_chunk.flip(1)).flip(1)).mul_(self.to_last)
+        updates = self.inputs * to_end.mul_(self.step_sizes)
+        return self.over_chunk.prod(dim=1).flatten(1, 2), self._summed(updates, self.keys)
+
+    def gradient_before(self, grad_output: Tensor, grad_state: Tensor) -> Tensor:
+        """The gradient of the state before all tokens from their outputs and from the state after them.
+
+        `grad_output` is `[batch, time, heads, head_dim]`, states are `[batch, heads, head_dim, state]`.
+        """
+        from_begin = self._by_token(_products_before(self.over_chunk)).mul_(self.from_start)
+        reached = grad_output.unflatten(2, self.inputs.shape[2:4]) * from_begin
+        return self._summed(reached, self.queries) + grad_state * self.over_chunk.prod(dim=1).flatten(1, 2)
+
+    def _by_token(self, by_chunk: Tensor) -> Tensor:
+        """`[batch, chunks, groups, shared, 1, 1]` to `[batch, time, groups, shared, 1]`, new."""
+        return by_chunk.squeeze(-1).repeat_interleave(CHUNK_SIZE, dim=1)[:, : self.inputs.shape[1]]
+
+    @staticmethod
+    def _summed(values: Tensor, keys: Tensor) -> Tensor:
+        """Sum over time of the products of `values` `[batch, time, groups, shared, head_dim]` and `keys`."""
+        rows = values.flatten(3).permute(0, 2, 3, 1)
+        summed: Tensor = (rows @ keys).unflatten(2, values.shape[3:])
+        return summed.flatten(1, 2)
+
+
+def _products_before(factors: Tensor) -> Tensor:
+    """Along dimension 1, the product of all before each."""
+    return torch.cat([torch.ones_like(factors[:, :1]), factors[:, :-1]], dim=1).cumprod(dim=1)
+
 
 def _terms(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, document_starts: Tensor | None) -> _Terms:
     time, groups = x.shape[1], B.shape[2]
@@ -267,18 +310,27 @@ class _ChunkedForm(torch.autograd.Function):
         skip: Tensor | None,
         initial_state: Tensor,
         document_starts: Tensor | None,
+        sequence_parallel: SequenceParallel | None,
     ) -> tuple[Tensor, Tensor]:
         terms = _terms(x, dt, A, B, C, document_starts)
+        transitions = None
+        if sequence_parallel is not None:
+            initial_state, transitions = StateExchange(*terms.over_slice(), sequence_parallel).finish()
         output, states, from_states = _forward(terms, skip, initial_state, for_backward=True)
-        ctx.save_for_backward(x, dt, A, B, C, skip, document_starts, states, from_states)
+        ctx.save_for_backward(x, dt, A, B, C, skip, document_starts, states, from_states, transitions)
+        ctx.sequence_parallel = sequence_parallel
         return output, states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-        x, dt, A, B, C, skip, document_starts, states, from_states = ctx.saved_tensors
+        x, dt, A, B, C, skip, document_starts, states, from_states, transitions = ctx.saved_tensors
         terms = _terms(x, dt, A, B, C, document_starts)
-        grads = _backward(terms, skip, states, from_states, grad_output.float(), grad_state.float())
+        grad_output, grad_state = grad_output.float(), grad_state.float()
+        if ctx.sequence_parallel is not None:
+            grad_before = terms.gradient_before(grad_output, grad_state)
+            grad_state = grad_state + gradient_after(grad_before, transitions, ctx.sequence_parallel)
+        grads = _backward(terms, skip, states, from_states, grad_output, grad_state)
         return (
             grads.inputs.view_as(x),
             grads.step_sizes.addcmul_(grads.log_decays, A),
@@ -288,7 +340,34 @@ class _ChunkedForm(torch.autograd.Function):
             None if grads.skip is None else grads.skip.sum(dim=(0, 1)),
             grads.state,
             None,
+            None,
         )
+
+
+def state_space_state(
+    inputs: Tensor,
+    step_sizes: Tensor,
+    decay_rates: Tensor,
+    B: Tensor,
+    document_starts: Tensor | None,
+    sequence_parallel: SequenceParallel,
+) -> Tensor:
+    """The state before this process's slice, with gradients: one product a head, for kernels that start from it.
+
+    Every exponent is a sum of decays, none positive, so that this is exact at any decay.
+    """
+    with torch.autocast(inputs.device.type, enabled=False):
+        x, dt, A, keys = (part.float() for part in (inputs, step_sizes, decay_rates, B))
+        from_token = (dt.double() * A.double()).flip(1).cumsum(dim=1).flip(1)
+        kept = functional.pad(from_token[:, 1:], (0, 0, 0, 1)).exp().float()
+        over_slice = from_token[:, 0].exp().float()
+        if document_starts is not None:
+            document = document_starts.long().cumsum(dim=1).unsqueeze(-1)
+            kept = kept * (document == document[:, -1:])
+            over_slice = over_slice * (document[:, -1] == 0)
+        updates = (x * (dt * kept).unsqueeze(-1)).unflatten(2, (keys.shape[2], -1))
+        local_state = torch.einsum("btghp,btgn->bghpn", updates, keys).flatten(1, 2)
+        return state_before_slice(over_slice[..., None, None], local_state, sequence_parallel)
 
 
 class _Gradients(NamedTuple):
