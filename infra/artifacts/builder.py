@@ -140,10 +140,12 @@ def _run(
         lease.check()
         report(fraction, message, metrics)
 
+    is_local = store.storage.local_path("") is not None
+    remote = None if is_local else store.storage.uri(store.prefix(stage.kind, fingerprint))
     started = time.monotonic()
     try:
         with explained_write_errors(directory):
-            result = stage.run(StageContext(config, inputs, directory, shards, guarded_report, log))
+            result = stage.run(StageContext(config, inputs, directory, shards, guarded_report, log, remote))
         shards.flush()
     except BaseException as error:
         # What is finished is carried to remote storage after a failure, but nobody who stops a run waits for it.

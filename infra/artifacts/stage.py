@@ -87,6 +87,8 @@ class StageContext(Generic[ConfigT]):
     inputs: finished, verified artifacts by name.
     shards: completion markers (`shards.is_done(name)`, `shards.finish(name, files, statistics)`).
     report: progress and live metrics; also the place where cancellation and a lost lease surface.
+    remote: URI of the artifact's place where storage is remote; what a stage leaves in SCRATCH_DIRECTORY there,
+    another machine finds, until the artifact is finished.
     """
 
     config: ConfigT
@@ -95,6 +97,7 @@ class StageContext(Generic[ConfigT]):
     shards: ShardMarkers
     report: ProgressReporter = silent_progress
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("sam2.stage"))
+    remote: str | None = None
 
 
 @dataclass(frozen=True)
