@@ -27,8 +27,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from infra.artifacts import Artifact, BuildOutcome, Stage, StageConfig, build_stage
-from infra.budget import check_ceiling
+from infra.budget import ComputePrice, check_ceiling
 from infra.tracking import StageTracker
+from tasks.reporting.formatting import dollars
 from tasks.run_context import ArtifactReference, RunContext
 
 #: Called with the finished artifact, new or reused: for effects outside the store (registration).
@@ -58,7 +59,7 @@ def run_stage(
     ledger = run.ledger()
     check_ceiling(ledger, run.profile, run.ceiling_usd, name)
     tracker = run.tracker().stage(name, config.identity())
-    progress = StageProgress(name, tracker, log)
+    progress = StageProgress(name, tracker, log, run.price)
     with ledger.attempt(run_id=run.flow_run_id, profile=run.profile, stage=name, price=run.price) as attempt:
         started = time.monotonic()
         try:
@@ -116,7 +117,8 @@ def stage_costs(outcome: BuildOutcome, seconds: float, run: RunContext) -> dict[
         "cost/usd_when_built": outcome.artifact.manifest.cost.usd,
         "cost/seconds_when_built": outcome.artifact.manifest.cost.seconds,
     }
-    tokens = outcome.artifact.manifest.metrics.get("throughput/tokens")
+    metrics = outcome.artifact.manifest.metrics
+    tokens = metrics.get("throughput/tokens", metrics.get("train/tokens"))
     if tokens:
         costs["cost/usd_per_million_tokens"] = outcome.artifact.manifest.cost.usd / tokens * 1e6
     return costs
@@ -143,37 +145,45 @@ def artifact_key(*parts: str) -> str:
 
 
 class StageProgress:
-    """Sends a stage's progress to the Prefect UI, the log and MLflow, each at its own pace."""
+    """Sends a stage's progress and cost so far to the Prefect UI, the log and MLflow, each at its own pace."""
 
     def __init__(
         self,
         name: str,
         tracker: StageTracker,
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        price: ComputePrice,
     ) -> None:
         self._tracker = tracker
         self._log = log
         self._name = name
+        self._price = price
         self._artifact_id = create_progress_artifact(
             progress=0.0, key=artifact_key(name, "progress"), description=f"{name}: starting"
         )
-        self._last_ui = self._last_log = time.monotonic()
+        self._started = self._last_ui = self._last_log = self._last_cost = time.monotonic()
+
+    @property
+    def usd(self) -> float:
+        """What this attempt has cost until now."""
+        return self._price.usd(time.monotonic() - self._started)
 
     def report(self, fraction: float, message: str, metrics: Mapping[str, float] | None = None) -> None:
         """The stage's `report` callback."""
-        if metrics:
-            self._tracker.live(metrics)
         now = time.monotonic()
+        if metrics or now - self._last_cost >= _UI_SECONDS:
+            self._last_cost = now
+            self._tracker.live({**(metrics or {}), "cost/usd": self.usd})
         if now - self._last_ui >= _UI_SECONDS:
             self._last_ui = now
-            self._update(100 * min(1.0, fraction), message)
+            self._update(100 * min(1.0, fraction), f"{message}, {dollars(self.usd)}")
         if now - self._last_log >= _LOG_SECONDS:
             self._last_log = now
-            self._log.info("%s: %3.0f %% %s", self._name, 100 * fraction, message)
+            self._log.info("%s: %3.0f %% %s, %s", self._name, 100 * fraction, message, dollars(self.usd))
 
     def finish(self) -> None:
         """Show the stage as done."""
-        self._update(100.0, "done")
+        self._update(100.0, f"done, {dollars(self.usd)}")
 
     def _update(self, percent: float, message: str) -> None:
         update_progress_artifact(

@@ -83,10 +83,11 @@ class StageChange:
 
 @dataclass(frozen=True)
 class Progress:
-    """A progress artifact's new value."""
+    """A progress artifact's new value; `detail` says where the work is."""
 
     label: str
     percent: float
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class _Follower:
     is_over: bool = False
     _state: str = ""
     _stages: dict[str, str] = field(default_factory=dict)
-    _progress: dict[str, float] = field(default_factory=dict)
+    _progress: dict[str, Progress] = field(default_factory=dict)
     _seen_logs: set[str] = field(default_factory=set)
     _newest_log: datetime | None = None
 
@@ -281,10 +282,12 @@ class _Follower:
             "limit": LOG_PAGE,
         }
         for artifact in request_json("POST", f"{self.runs.api_url}/artifacts/filter", body):
-            percent = float(artifact["data"] or 0.0)
-            if self._progress.get(artifact["id"]) != percent:
-                self._progress[artifact["id"]] = percent
-                yield Progress(artifact.get("description") or artifact.get("key") or "progress", percent)
+            description = artifact.get("description") or artifact.get("key") or "progress"
+            label, _, detail = description.partition(": ")
+            progress = Progress(label, float(artifact["data"] or 0.0), detail)
+            if self._progress.get(artifact["id"]) != progress:
+                self._progress[artifact["id"]] = progress
+                yield progress
 
 
 def run_page(prefect_url: str, flow_run_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -28,6 +28,17 @@ STATE_STYLES = {
 }
 
 
+class _Bars(Progress):
+    """The bars, and under them one line that says where the work is."""
+
+    detail = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.detail:
+            yield Text(self.detail, style="dim")
+
+
 class RunView:
     """Prints events; live bars on a terminal, plain lines elsewhere."""
 
@@ -36,7 +47,7 @@ class RunView:
         self._bars: dict[str, TaskID] = {}
         self._told_percent: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        self._progress = _Bars(*columns, console=console, transient=True)
 
     def show(self, events: Iterable[Event]) -> FlowRun | None:
         """Print until the events end; the run as it was last seen."""
@@ -85,10 +96,12 @@ class RunView:
         if self._console.is_terminal:
             if event.label not in self._bars:
                 self._bars[event.label] = self._progress.add_task(event.label, total=100.0)
+            self._progress.detail = event.detail if event.percent < 100.0 else ""
             self._progress.update(self._bars[event.label], completed=event.percent, visible=event.percent < 100.0)
             return
         told = self._told_percent.get(event.label)
         is_step = told is None or abs(event.percent - told) >= PLAIN_PROGRESS_STEP_PERCENT
         if is_step or (event.percent >= 100.0 and told != event.percent):
             self._told_percent[event.label] = event.percent
-            self._console.print(f"{event.label}: {event.percent:.0f}%", highlight=False)
+            told_now = f"{event.label}: {event.percent:.0f}% {event.detail}".rstrip()
+            self._console.print(told_now, highlight=False, markup=False, soft_wrap=True)

@@ -26,7 +26,8 @@ from infra.tracking.buffer import MetricBuffer
 
 _PARAM_LIMIT = 100  # parameters one log_batch may carry
 _VALUE_LIMIT = 500  # characters; longer values are in config.json
-_SMALL_FILE_BYTES = 1 << 20
+#: Folder of an artifact whose files are copied to MLflow -> largest file that is.
+_COPIED_BYTES = {"plots": 1 << 20, "profiles": 20_000_000}
 _PARENT_TAG = "mlflow.parentRunId"
 
 
@@ -119,8 +120,8 @@ class StageTracker:
         self._last_step = 0
 
     def live(self, metrics: Mapping[str, float]) -> None:
-        """Queue metrics of a running stage; `step` in them is the step, the rest are values."""
-        step = int(metrics.get("step", 0))
+        """Queue metrics of a running stage; `step` in them is the step (the last one if left out), the rest values."""
+        step = int(metrics.get("step", self._last_step))
         self._last_step = max(self._last_step, step)
         self._buffer.add({key: value for key, value in metrics.items() if key != "step"}, step)
 
@@ -171,9 +172,15 @@ class StageTracker:
                 (Path(temporary) / f"{name}.json").write_text(json.dumps(rows, indent=1))
             (Path(temporary) / "manifest.json").write_text(manifest.model_dump_json(indent=1))
             self._client.log_artifacts(self.run_id, temporary)
+        too_large = []
         for entry in manifest.files:
-            if entry.path.startswith("plots/") and entry.size_bytes <= _SMALL_FILE_BYTES:
-                self._client.log_artifact(self.run_id, str(directory / entry.path), "plots")
+            folder = entry.path.partition("/")[0]
+            if entry.size_bytes <= _COPIED_BYTES.get(folder, -1):
+                self._client.log_artifact(self.run_id, str(directory / entry.path), folder)
+            elif folder in _COPIED_BYTES:
+                too_large.append(entry.path)
+        if too_large:
+            self._client.set_tag(self.run_id, "sam2.only_in_artifact", ", ".join(too_large)[:4000])
 
 
 def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:

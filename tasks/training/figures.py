@@ -55,7 +55,7 @@ def progress_line(event: Mapping[str, Any], now: datetime | None = None) -> str:
     remaining = timedelta(seconds=round(event["eta_seconds"]))
     done_at = (now or datetime.now(UTC)) + remaining
     day = f"{done_at:%d %B, }" if remaining >= timedelta(days=1) else ""
-    return ", ".join([*parts, f"{remaining} left (until {day}{done_at:%H:%M} UTC)"])
+    return ", ".join([*parts, f"{remaining} left ({day}{done_at:%H:%M} UTC)"])
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def mean_utilisation(timing: Sequence[Mapping[str, Any]], config: TrainingStageC
     Attempts on different machines have different peaks, so each update counts with its own.
     """
     per_update = config.batch_tokens * training_flops_per_token(config.stage_model, config.context_tokens).total
-    possible = sum(entry["seconds"] * entry["peak_teraflops"] * 1e12 for entry in timing)
+    possible: float = sum(entry["seconds"] * entry["peak_teraflops"] * 1e12 for entry in timing)
     return per_update * len(timing) / max(possible, 1e-9)
 
 

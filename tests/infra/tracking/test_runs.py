@@ -70,6 +70,33 @@ def test_parent_child_and_resume(tracking_uri: str, tmp_path: Path) -> None:
     assert client.get_run(tracker.run_id).data.params == {"seed": "1", "nested.x": "2"}
 
 
+def test_profiles_are_attached_up_to_a_size_and_named_beyond_it(tracking_uri: str, tmp_path: Path) -> None:
+    tracker = PipelineTracker(tracking_uri, "experiment", "flow-3", "run three", {})
+    stage = tracker.stage("training", {})
+    manifest = manifest_with_plot(tmp_path)
+    profile = tmp_path / "profiles" / "update-10.trace.json.gz"
+    profile.parent.mkdir()
+    profile.write_bytes(b"trace")
+    entry = FileEntry(path="profiles/update-10.trace.json.gz", size_bytes=5, checksum=checksum_file(profile))
+    large = entry.model_copy(update={"path": "profiles/update-99.trace.json.gz", "size_bytes": 20_000_001})
+    other = entry.model_copy(update={"path": "model/model.safetensors"})
+    manifest = manifest.model_copy(update={"files": (*manifest.files, entry, large, other)})
+    stage.complete(manifest, "file://artifact", tmp_path, {}, reused=False)
+    client = MlflowClient(tracking_uri=tracking_uri)
+    assert [file.path for file in client.list_artifacts(stage.run_id, "profiles")] == [entry.path]
+    assert client.get_run(stage.run_id).data.tags["sam2.only_in_artifact"] == large.path
+    assert "model" not in {file.path for file in client.list_artifacts(stage.run_id)}
+
+
+def test_a_metric_without_a_step_belongs_to_the_last_one(tracking_uri: str) -> None:
+    stage = PipelineTracker(tracking_uri, "experiment", "flow-4", "run four", {}).stage("training", {})
+    stage.live({"step": 7, "train/loss": 2.0})
+    stage.live({"cost/usd": 0.5})
+    stage.fail("stopped")
+    (cost,) = MlflowClient(tracking_uri=tracking_uri).get_metric_history(stage.run_id, "cost/usd")
+    assert (cost.step, cost.value) == (7, 0.5)
+
+
 def test_failed_stage_keeps_its_reason(tracking_uri: str) -> None:
     tracker = PipelineTracker(tracking_uri, "experiment", "flow-2", "run two", {})
     stage = tracker.stage("download", {})
