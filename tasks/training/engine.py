@@ -1,8 +1,4 @@
-"""The DeepSpeed engine around the model, and its state as whole fp32 tensors whatever the ZeRO stage.
-
-With ZeRO 1-3 the fp32 weights and AdamW's moments live in flat, sharded buffers. They are created here before
-the first update (DeepSpeed would do so during it), so that restoring fills them in one way at every stage.
-"""
+"""The DeepSpeed engine around the model: built from the seed, fed with batches, updated."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from infra.errors import ConfigurationError
 from model import HybridLM
-from tasks.training.checkpointing import TrainingState, cpu_copy
 from tasks.training.config import TrainingStageConfig
-from tasks.training.optimizer import MOMENTS, MuonWithAdamW, adamw, moment_keys
+from tasks.training.optimizer import MuonWithAdamW, adamw
 from tasks.training.sampler import Batch
+from tasks.training.sharded_state import ShardedState
 
 
 def import_deepspeed() -> ModuleType:
@@ -100,13 +94,15 @@ class _Loss(nn.Module):
 
 
 class TrainingEngine:
-    """A model, its optimiser and DeepSpeed: forward and backward, update, evaluate, give and take the state."""
+    """A model, its optimiser and DeepSpeed: forward and backward, update, evaluate.
+
+    state: this rank's part of the weights and moments, to save and restore.
+    """
 
     def __init__(self, config: TrainingStageConfig, placement: Placement, deepspeed: ModuleType) -> None:
         """Build the model from the seed. Every rank calls this, and every method, at the same point."""
         self._config = config
         self._placement = placement
-        self._utils = deepspeed.utils
         torch.manual_seed(config.seed)
         model = HybridLM(config.stage_model)
         model.gradient_checkpointing = config.gradient_checkpointing
@@ -116,9 +112,7 @@ class TrainingEngine:
         )
         # By the names of HybridLM; a tied head appears once.
         self._parameters: dict[str, Any] = dict(self._engine.module.model.named_parameters())
-        self._optimizer_step = 0
-        if config.zero_stage:
-            self._create_sharded_moments()
+        self.state = ShardedState(self._engine, self._parameters, config.zero_stage, config.optimizer)
 
     def forward_backward(self, batch: Batch, weight: float) -> Tensor:
         """Add the gradient of `weight` x the mean loss of `batch`; return that product, a scalar."""
@@ -139,7 +133,7 @@ class TrainingEngine:
         if not self._config.zero_stage:
             norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), self._config.gradient_clip))
         self._engine.step()
-        self._optimizer_step += 1
+        self.state.optimizer_step += 1
         return float(self._engine.get_global_grad_norm()) if self._config.zero_stage else norm
 
     @torch.no_grad()
@@ -147,106 +141,6 @@ class TrainingEngine:
         """Summed loss of the batch's targets, a scalar in nats."""
         loss: Tensor = self._engine(batch.to(self._placement.device))
         return loss * batch.target_count
-
-    def state(self, step: int) -> TrainingState | None:
-        """Weights and moments as CPU copies on the first rank; None on the others, which must call this too."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            for key, tensor in self._whole_tensors(name, parameter):
-                if self._placement.is_first:
-                    (moments if key else weights)[f"{key}.{name}" if key else name] = cpu_copy(tensor)
-        if not self._placement.is_first:
-            return None
-        return TrainingState(step, self._optimizer_step, weights, moments)
-
-    @torch.no_grad()
-    def restore(self, state: TrainingState) -> None:
-        """Continue from `state`, exactly."""
-        self.restore_weights(state.weights)
-        self.restore_moments(state.moments, state.optimizer_step)
-
-    @torch.no_grad()
-    def restore_weights(self, weights: dict[str, Tensor]) -> None:
-        """Set every parameter, in the precision of the passes and in the optimiser's fp32."""
-        self._require(weights, list(self._parameters))
-        for name, parameter in self._parameters.items():
-            value = weights[name].to(self._placement.device)
-            if self._config.zero_stage == 3:
-                self._utils.safe_set_local_fp32_param(parameter, self._own_slice(parameter, value))
-                parameter.ds_tensor.copy_(self._own_slice(parameter, value))
-            else:
-                parameter.copy_(value)
-                if self._config.zero_stage:
-                    self._utils.safe_set_full_fp32_param(parameter, value)
-
-    @torch.no_grad()
-    def restore_moments(self, moments: dict[str, Tensor], optimizer_step: int) -> None:
-        """Set AdamW's moments and the number of updates its bias correction has seen."""
-        self._optimizer_step = optimizer_step
-        if optimizer_step == 0:
-            return
-        keys = {name: moment_keys(self._config.optimizer, name, p) for name, p in self._parameters.items()}
-        self._require(moments, [f"{key}.{name}" for name in self._parameters for key in keys[name]])
-        for name, parameter in self._parameters.items():
-            values = {key: moments[f"{key}.{name}"].to(self._placement.device) for key in keys[name]}
-            if not self._config.zero_stage:
-                step = torch.tensor(float(optimizer_step))
-                self._engine.optimizer.state[parameter] = {"step": step, **values}
-                continue
-            for key, value in values.items():
-                if self._config.zero_stage == 3:
-                    value = self._own_slice(parameter, value)
-                    self._utils.safe_set_local_optimizer_state(parameter, value, key)
-                else:
-                    self._utils.safe_set_full_optimizer_state(parameter, value, key)
-        for flat in self._flat_buffers() if self._config.zero_stage else ():
-            self._engine.optimizer.optimizer.state[flat]["step"].fill_(float(optimizer_step))
-
-    def _whole_tensors(self, name: str, parameter: Any) -> Iterator[tuple[str, Tensor]]:
-        """("", weight), then (moment's key, moment) for each moment; moments only after the first update."""
-        sharded = bool(self._config.zero_stage)
-        yield "", self._utils.safe_get_full_fp32_param(parameter) if sharded else parameter
-        if self._optimizer_step == 0:
-            return
-        for key in moment_keys(self._config.optimizer, name, parameter):
-            if sharded:
-                yield key, self._utils.safe_get_full_optimizer_state(parameter, key)
-            else:
-                yield key, self._engine.optimizer.state[parameter][key]
-
-    def _create_sharded_moments(self) -> None:
-        wrapper = self._engine.optimizer
-        for flat in self._flat_buffers():
-            wrapper.optimizer.state[flat] = {
-                "step": torch.tensor(0.0),
-                **{key: torch.zeros_like(flat) for key in MOMENTS},
-            }
-        if self._config.zero_stage < 3:
-            wrapper._lazy_init_hp_params_optimizer_state()
-
-    def _flat_buffers(self) -> list[Tensor]:
-        """The fp32 buffers that the wrapped AdamW really updates."""
-        wrapper = self._engine.optimizer
-        if self._config.zero_stage == 3:
-            return list(wrapper.fp32_partitioned_groups_flat)
-        return [flat for group in wrapper.optimizer.param_groups for flat in group["params"]]
-
-    def _own_slice(self, parameter: Any, value: Tensor) -> Tensor:
-        """This rank's part of a whole tensor under ZeRO-3: equal parts, the last one padded with zeros."""
-        size = parameter.ds_tensor.numel()
-        padded = value.new_zeros(size * self._placement.ranks)
-        padded[: value.numel()] = value.flatten()
-        return padded.narrow(0, size * self._placement.rank, size)
-
-    @staticmethod
-    def _require(tensors: dict[str, Tensor], names: list[str]) -> None:
-        missing = [name for name in names if name not in tensors]
-        if missing:
-            raise ConfigurationError(
-                f"the checkpoint to continue from lacks {len(missing)} tensors, '{missing[0]}' for one.",
-                "continue with the model and the optimizer it was made with, or set carry_optimizer to false.",
-            )
 
 
 def _optimizer(model: HybridLM, config: TrainingStageConfig) -> Optimizer:

@@ -21,7 +21,7 @@ FAILED_EXIT_CODE = 76
 OUT_OF_MEMORY_EXIT_CODE = 77
 
 MODEL_DIRECTORY = "model"
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_DIRECTORY = "optimizer"
 HISTORY_FILE = "history.jsonl"
 TIMING_FILE = "timing.jsonl"
 INCIDENT_FILE = "incidents.jsonl"
@@ -42,6 +42,8 @@ class TrainingJob(BaseModel):
     """Where the finished artifact's files go."""
     checkpoints: Path
     """Where the run keeps what it needs to resume."""
+    checkpoints_remote: str | None = None
+    """Where it keeps a copy that another machine can resume from (s3://bucket/prefix)."""
 
     @property
     def heartbeats(self) -> Path:

@@ -42,7 +42,7 @@ def run(context: StageContext[TrainingStageConfig]) -> StageResult:
     return describe_stage(context.directory, context.config, _incidents(context))
 
 
-STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 1, TrainingStageConfig, run)
+STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 2, TrainingStageConfig, run)
 
 
 def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJob:

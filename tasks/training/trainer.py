@@ -24,16 +24,24 @@ import torch
 
 from infra.errors import ConfigurationError, PipelineError
 from infra.storage.local import atomic_file
-from model import HybridLM, ModelConfig, load, save
-from tasks.training.checkpointing import CheckpointStore, load_moments, save_moments
+from model import ModelConfig, load_config
+from model.checkpoint_files import WEIGHTS_FILE
+from tasks.training.checkpoints import (
+    CheckpointStore,
+    OptimizerState,
+    RetentionPolicy,
+    WholeTensors,
+    write_model,
+    write_optimizer,
+)
 from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
-from tasks.training.errors import TrainingDiverged
+from tasks.training.errors import TrainingDiverged, TrainingFailed
 from tasks.training.job import (
     FAILED_EXIT_CODE,
     HISTORY_FILE,
     INTERRUPTED_EXIT_CODE,
     MODEL_DIRECTORY,
-    OPTIMIZER_FILE,
+    OPTIMIZER_DIRECTORY,
     TIMING_FILE,
     TrainingJob,
     emit,
@@ -64,7 +72,14 @@ class Trainer:
         self.placement = placement
         self.engine = engine
         self.plan = job.config.batch_plan
-        self.checkpoints = CheckpointStore(job.checkpoints, job.config.checkpoints_kept)
+        self.checkpoints = CheckpointStore(
+            job.checkpoints,
+            job.checkpoints_remote,
+            placement,
+            RetentionPolicy(newest=job.config.checkpoints_kept),
+            self._warn,
+        )
+        self.save_is_owed = False
         self.interruption = Interruption()
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
@@ -85,7 +100,6 @@ class Trainer:
             stop = self.advance(step)
             if stop and step + 1 < self.config.steps:
                 return False
-        self.checkpoints.wait()
         return True
 
     def advance(self, step: int) -> bool:
@@ -93,11 +107,13 @@ class Trainer:
         started = time.perf_counter()
         loss, stop, save_is_due = self._agree(self._accumulate(step))
         if not math.isfinite(loss):
-            self._save(step)
+            self._save(step, wait=True)
             raise self._diverged("loss", loss, step)
         learning_rate = self.config.learning_rate_at(step)
+        self.checkpoints.before_update()
         norm = self.engine.update(learning_rate)
         if not math.isfinite(norm):
+            self.checkpoints.wait()
             raise self._diverged("gradient norm", norm, step)
         seconds = time.perf_counter() - started
         done = step + 1
@@ -111,46 +127,48 @@ class Trainer:
         if self._is_due(done, self.config.validate_every_fraction):
             record |= self._validate()
         self._record(record, seconds)
-        if save_is_due or stop or self._is_due(done, self.config.checkpoint_every_fraction):
-            self._save(done)
+        if save_is_due or stop or self.save_is_owed or self._is_due(done, self.config.checkpoint_every_fraction):
+            self._save(done, wait=stop or done == self.config.steps)
         return stop
 
     def export(self) -> None:
-        """Write the artifact's files from the final state (every rank calls this, the first one writes)."""
-        state = self.engine.state(self.config.steps)
-        if state is None:
+        """Write the artifact's files from the last checkpoint (every rank calls this, the first one writes)."""
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is None or checkpoint.step != self.config.steps:
+            raise TrainingFailed(
+                f"the last checkpoint, after update {self.config.steps}, is damaged.",
+                "run again: training continues from the one before; if it recurs, use another disk.",
+            )
+        if not self.placement.is_first:
             return
-        with torch.device("meta"):
-            model = HybridLM(self.config.stage_model)
-        model.load_state_dict(state.weights, strict=False, assign=True)
-        model.tie()
-        save(model, self.job.output / MODEL_DIRECTORY)
-        save_moments(state, self.job.output / OPTIMIZER_FILE)
-        _write_lines(self.job.output / HISTORY_FILE, self.history)
-        _write_lines(self.job.output / TIMING_FILE, self.timing)
+        write_model(checkpoint, self.config.stage_model, self.job.output / MODEL_DIRECTORY)
+        write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], self.job.output / OPTIMIZER_DIRECTORY)
+        _write_lines(self.job.output / HISTORY_FILE, checkpoint.series("history"))
+        _write_lines(self.job.output / TIMING_FILE, checkpoint.series("timing"))
 
     def _resume(self) -> int:
         """Take the newest checkpoint, else the previous stage's result, else the fresh model; return the step."""
-        state = self.checkpoints.load_latest(self._warn)
-        if state is not None:
-            self.engine.restore(state)
-            self.history, self.timing = state.history, state.timing
-            self._say(f"continuing after update {state.step} of {self.config.steps}")
-            return state.step
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is not None:
+            self.engine.state.restore_weights(checkpoint)
+            self.engine.state.restore_moments(checkpoint, checkpoint.progress["optimizer_step"])
+            self.history, self.timing = checkpoint.series("history"), checkpoint.series("timing")
+            self._say(f"continuing after update {checkpoint.step} of {self.config.steps}")
+            return checkpoint.step
         if self.job.previous is not None:
             self._continue_from(self.job.previous)
         return 0
 
     def _continue_from(self, previous: Path) -> None:
-        model = load(previous / MODEL_DIRECTORY)
-        if not _same_weights(model.config, self.config.model):
+        if not _same_weights(load_config(previous / MODEL_DIRECTORY), self.config.model):
             raise ConfigurationError(
                 "the previous stage's checkpoint is of another model than this stage's.",
                 "give all stages of a curriculum the same model.",
             )
-        self.engine.restore_weights(dict(model.named_parameters()))
+        self.engine.state.restore_weights(WholeTensors(previous / MODEL_DIRECTORY / WEIGHTS_FILE))
         if self.config.carry_optimizer:
-            self.engine.restore_moments(*load_moments(previous / OPTIMIZER_FILE))
+            moments = OptimizerState(previous / OPTIMIZER_DIRECTORY)
+            self.engine.state.restore_moments(moments, moments.optimizer_step)
 
     def _accumulate(self, step: int) -> torch.Tensor:
         """Forward and backward over this rank's rows of the update; its share of the mean loss, nats a token."""
@@ -207,18 +225,19 @@ class Trainer:
         remaining = self.config.steps - record["step"]
         emit("step", {**record, **timing, "steps": self.config.steps, "eta_seconds": remaining * mean_seconds})
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, wait: bool = False) -> None:
         """Start writing a checkpoint; training goes on once the state is copied."""
         self.last_save = time.monotonic()
-        if self.checkpoints.saved_step == step:
-            return
-        state = self.engine.state(step)
-        if state is not None:
-            state.history, state.timing = list(self.history), list(self.timing)
-            self.checkpoints.save(state)
+        measured = [record["validation_loss"] for record in self.history if "validation_loss" in record]
+        progress = {
+            "optimizer_step": self.engine.state.optimizer_step,
+            "validation_loss": measured[-1] if measured else None,
+        }
+        series = {"history": self.history, "timing": self.timing}
+        fragments = self.engine.state.fragments(self.placement.rank, self.placement.ranks)
+        self.save_is_owed = not self.checkpoints.save(step, fragments, progress, series, wait=wait)
 
     def _diverged(self, what: str, value: float, step: int) -> TrainingDiverged:
-        self.checkpoints.wait()
         return TrainingDiverged(
             f"the {what} became {value} at update {step + 1} of stage '{self.config.name}' "
             f"(learning rate {self.config.learning_rate_at(step):.3g}).",
@@ -230,8 +249,8 @@ class Trainer:
             emit("message", {"text": text})
 
     def _warn(self, text: str) -> None:
-        if self.placement.is_first:
-            emit("warning", {"text": text})
+        """From any rank, and from the threads that write checkpoints."""
+        emit("warning", {"text": text if self.placement.is_first else f"rank {self.placement.rank}: {text}"})
 
 
 def _same_weights(one: ModelConfig, other: ModelConfig) -> bool:
@@ -277,7 +296,6 @@ def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> int:
         with _sole_trainer(job.checkpoints, placement):
             trainer = Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
             if not trainer.run():
-                trainer.checkpoints.wait()
                 if placement.is_first:
                     emit("interrupted", {"step": trainer.checkpoints.saved_step})
                 return INTERRUPTED_EXIT_CODE

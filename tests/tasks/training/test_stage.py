@@ -19,6 +19,7 @@ from infra.artifacts import Artifact, ArtifactStore, BuildOutcome, build_stage
 from infra.processes import run_streaming
 from model import load
 from tasks.training import STAGE, TrainingStageConfig
+from tasks.training.checkpoints import OptimizerState, whole
 from tasks.training.errors import TrainingDiverged, TrainingFailed
 from tasks.training.job import TrainingJob
 from tasks.training.launch import Attempt, trainer_command, trainer_environment
@@ -41,7 +42,14 @@ def losses(artifact: Artifact) -> list[float]:
 
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    return load_file(artifact.path("model/model.safetensors")) | load_file(artifact.path("optimizer.safetensors"))
+    return tensors_in(artifact.directory)
+
+
+def tensors_in(directory: Path) -> dict[str, torch.Tensor]:
+    """Weights and moments, whole."""
+    moments = OptimizerState(directory / "optimizer")
+    weights = load_file(directory / "model/model.safetensors")
+    return weights | {name: whole(moments, name) for name in moments.tensors}
 
 
 def trainer_processes() -> list[psutil.Process]:
@@ -95,7 +103,8 @@ def test_it_learns_reports_and_leaves_a_loadable_model(train: Train) -> None:
     assert names == {
         "model/config.json",
         "model/model.safetensors",
-        "optimizer.safetensors",
+        "optimizer/index.json",
+        "optimizer/optimizer-00000-of-00001.safetensors",
         "history.jsonl",
         "timing.jsonl",
         "plots/loss.png",
@@ -175,7 +184,7 @@ def test_ranks_and_zero_stages_train_the_same_model(
     directory = sharded[name]
     assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(reference), abs=1e-5)
     expected = tensors(reference)
-    found = load_file(directory / "model/model.safetensors") | load_file(directory / "optimizer.safetensors")
+    found = tensors_in(directory)
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         # AdamW's first updates divide by sqrt(v) ~ |g|: tiny gradients turn rounding into differences.
