@@ -11,7 +11,8 @@ class RollBackPolicy(StageConfig):
     """A loss that is no number, or leaps up: back to the last good checkpoint, past the batch, at a lower rate.
 
     A leap is a loss above the median of the last `window` losses by more than `spike_deviations` robust standard
-    deviations and by more than `spike_rise` nats.
+    deviations and by more than `spike_rise` nats. What follows depends on the losses alone, not on which checkpoints
+    there happen to be: the updates between the checkpoint and the bad one are made again as they were.
     """
 
     spike_deviations: float = Field(
@@ -20,8 +21,11 @@ class RollBackPolicy(StageConfig):
     spike_rise: float = Field(1.0, gt=0, description="and it must be so many nats above it")
     window: int = Field(64, ge=8, description="updates whose losses are the measure; fewer than half: no judgement")
     skip_before: int = Field(0, ge=0, description="batches skipped before the offending one, which is always skipped")
-    rate_factor: float = Field(0.5, gt=0, le=1, description="learning rate after a roll-back, as a share of the plan's")
+    rate_factor: float = Field(0.5, gt=0, le=1, description="learning rate from the bad update on, as a share")
     rate_recovery_steps: int = Field(50, ge=1, description="updates over which the rate climbs back to the plan's")
+    rewind_steps: int = Field(
+        8, ge=1, description="when the next batch is bad too, the rate falls so many updates earlier; doubles each time"
+    )
     maximum: int = Field(5, ge=0, description="roll-backs of one stage; one more ends it")
 
 

@@ -22,13 +22,13 @@ _NORMAL_DEVIATION = 1.4826
 class RollBack:
     """One return to an earlier checkpoint.
 
-    step: the update that went wrong, counted from 0. batch: the number of its batch. to_step: updates the
-    checkpoint had. kind: what went wrong. value: the loss or norm.
+    step: the update that went wrong, counted from 0. batch: the number of its batch. from_step: the first update
+    that is made otherwise than before. kind: what went wrong. value: the loss or norm.
     """
 
     step: int
     batch: int
-    to_step: int
+    from_step: int
     kind: str
     value: float
 
@@ -77,19 +77,25 @@ def skipped_batches(roll_backs: Sequence[RollBack], policy: RollBackPolicy) -> t
 
 
 def rate_share(step: int, roll_backs: Sequence[RollBack], policy: RollBackPolicy) -> float:
-    """The learning rate of update `step` as a share of the plan's: lowered at a roll-back, climbing back linearly."""
+    """The learning rate of update `step` as a share of the plan's: lowered by a roll-back, climbing back linearly."""
     share = 1.0
     for roll_back in roll_backs:
-        climbed = min(1.0, max(0.0, (step - roll_back.to_step) / policy.rate_recovery_steps))
-        share *= policy.rate_factor + (1 - policy.rate_factor) * climbed
+        if step >= roll_back.from_step:
+            climbed = min(1.0, (step - roll_back.from_step) / policy.rate_recovery_steps)
+            share *= policy.rate_factor + (1 - policy.rate_factor) * climbed
     return share
 
 
-def latest_target(step: int, roll_backs: Sequence[RollBack], policy: RollBackPolicy) -> int:
-    """The newest step to go back to after a bad update `step`.
+def first_changed_update(step: int, roll_backs: Sequence[RollBack], policy: RollBackPolicy) -> int:
+    """The first update that is to be made otherwise than before, after update `step` went wrong.
 
-    An update that goes wrong soon after a roll-back says that its checkpoint was bad already: before it, then.
+    That one itself; but when it is the one that went wrong before, with another batch, the weights were bad
+    already, and the rate must fall earlier.
     """
-    if roll_backs and step - roll_backs[-1].to_step <= policy.rate_recovery_steps and step <= roll_backs[-1].step + 1:
-        return max(0, roll_backs[-1].to_step - 1)
-    return step
+    repeats = 0
+    for roll_back in reversed(roll_backs):
+        if roll_back.step != step:
+            break
+        repeats += 1
+    rewind = policy.rewind_steps * 2 ** (repeats - 1) if repeats else 0
+    return max(0, step - max(rewind, policy.skip_before))
