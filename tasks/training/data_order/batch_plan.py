@@ -26,6 +26,10 @@ class BatchNumbers:
         kept_before = [number - index for index, number in enumerate(self.skipped)]
         return update + bisect_right(kept_before, update)
 
+    def drawn(self, updates: int) -> int:
+        """Batches that so many updates trained on or skipped."""
+        return self.batch(updates - 1) + 1 if updates else 0
+
     def skipping(self, *batches: int) -> BatchNumbers:
         """These with more batches skipped."""
         return BatchNumbers((*self.skipped, *batches))

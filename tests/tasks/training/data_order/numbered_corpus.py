@@ -25,13 +25,16 @@ class NumberedShard:
 
 
 class Corpus:
-    """Documents whose every token is a number of its own, in three shards; the last of each counts as end-of-text."""
+    """Documents whose every token is a number of its own, in three shards; the last of each counts as end-of-text.
 
-    def __init__(self, lengths: list[int], sources: list[int] | None = None) -> None:
+    With `first_token` 1, token 0 is padding and nothing else.
+    """
+
+    def __init__(self, lengths: list[int], sources: list[int] | None = None, first_token: int = 0) -> None:
         self.lengths = np.array(lengths, np.int64)
         self.sources = np.array(sources or [0] * len(lengths), np.int64)
         self.source_names = ["books", "mail", "code"]
-        self.first = np.concatenate(([0], np.cumsum(self.lengths)))
+        self.first = np.concatenate(([0], np.cumsum(self.lengths))) + first_token
         borders = [0, len(lengths) // 3, len(lengths) // 2, len(lengths)]
         self.shards = [
             NumberedShard(f"shard-{index}.bin", lengths[start:stop], int(self.first[start]))

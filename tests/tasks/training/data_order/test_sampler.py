@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
-from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Sampler
+from tasks.training.data_order import MIXTURE_ROUND_ROWS, Sampler
 from tasks.training.data_order.random_order import _stable_order, random_order
 from tests.tasks.training.data_order.numbered_corpus import Corpus
 
@@ -77,19 +77,6 @@ def test_document_ids_change_exactly_where_another_document_begins() -> None:
         for t in range(23):
             follows = tokens[t + 1] == tokens[t] + 1 and tokens[t + 1] not in {0, 5, 14, 17}
             assert (ids[t + 1] == ids[t]) == follows
-
-
-@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 4), (2, 2), (2, 4), (4, 2), (8, 1)])
-def test_any_number_of_ranks_divides_the_same_global_batch(ranks: int, micro_batch: int) -> None:
-    plan = BatchPlan(rows_per_step=8, micro_batch=micro_batch, ranks=ranks)
-    rows = [
-        first + offset
-        for micro_step in range(plan.accumulation)
-        for rank in range(ranks)
-        for first in [plan.first_row(5, micro_step, rank)]
-        for offset in range(micro_batch)
-    ]
-    assert sorted(rows) == list(range(40, 48))
 
 
 def test_order_depends_on_the_seed_the_stage_and_the_epoch() -> None:
