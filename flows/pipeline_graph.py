@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,13 +81,16 @@ def build_graph(config: PipelineConfig) -> list[PlannedStage]:
     return nodes
 
 
-def plan(graph: list[PlannedStage], store: ArtifactStore, ledger: Ledger) -> list[PlannedState]:
+def plan(
+    graph: list[PlannedStage], store: ArtifactStore, ledger: Ledger, present: Mapping[str, str] | None = None
+) -> list[PlannedState]:
     """What a run would reuse and what it would build, without building anything.
 
     Fingerprints depend on inputs' fingerprints, not on their content, so the whole chain is known.
     The cost shown is that of the last attempt of a stage of that name; None when there was none.
+    present: artifacts of other runs that stages take as inputs, node name -> `kind/fingerprint`.
     """
-    references: dict[str, str] = {}
+    references = dict(present or {})
     states = []
     for node in graph:
         inputs = {name: references[source] for name, source in node.inputs.items()}

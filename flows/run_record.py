@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.configuration import PipelineConfig
+from pydantic import BaseModel
+
 from flows.machine import describe_machine
 from flows.pipeline_graph import PlannedStage
 from infra.artifacts import Artifact
@@ -41,7 +42,7 @@ _COMPARED = ("eval/", "quant/", "train/", "dedup/", "quality/", "tokens/", "thro
 class RunRecord:
     """Gathers the stages as they end; `close` writes the summary, the report and the parent's totals."""
 
-    config: PipelineConfig
+    config: BaseModel
     run: RunContext
     command: str
     links: dict[str, str]
@@ -162,10 +163,10 @@ def parent_metrics(summary: RunSummary) -> dict[str, float]:
     return metrics
 
 
-def run_command(profile: str, overrides: Mapping[str, Any]) -> str:
+def run_command(profile: str, overrides: Mapping[str, Any], command: str = "sam2 run") -> str:
     """The command that makes this run again."""
     assignments = [f"--set {shlex.quote(f'{path}={value}')}" for path, value in _leaves(overrides)]
-    return " ".join(["sam2 run", f"--profile {profile}", *assignments])
+    return " ".join([command, f"--profile {profile}", *assignments])
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -21,25 +21,29 @@ _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 def save_mlflow_model(artifact: Artifact, directory: Path, copy_limit_bytes: float) -> None:
     """Write the MLflow model; bundles over the limit stay where they are and are checked when loaded."""
-    copied = artifact.manifest.size_bytes <= copy_limit_bytes
-    configured = {"weights": served_weights(artifact)}
-    if not copied:
-        configured["bundle_uri"] = artifact.uri
-        checksums = {entry.path: entry.checksum for entry in artifact.manifest.files}
-        configured["checksums"] = json.dumps(checksums)
+    artifacts, configured = copied_or_addressed(artifact, copy_limit_bytes)
+    configured["weights"] = served_weights(artifact)
     with warnings.catch_warnings():
         # MLflow wants type hints or an input example; the explicit signature has the parameters they cannot say.
         warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.save_model(
             path=str(directory),
             python_model=str(_CODE),
-            artifacts={"bundle": str(artifact.directory)} if copied else None,
+            artifacts=artifacts,
             model_config=configured,
             code_paths=[str(Path(model.__file__).parent)],
-            signature=_signature(),
+            signature=text_signature(),
             pip_requirements=pinned_requirements(),
             metadata={"fingerprint": artifact.manifest.fingerprint},
         )
+
+
+def copied_or_addressed(artifact: Artifact, copy_limit_bytes: float) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """What MLflow is to copy, and how to find and check the bundle where it is not copied."""
+    if artifact.manifest.size_bytes <= copy_limit_bytes:
+        return {"bundle": str(artifact.directory)}, {}
+    checksums = {entry.path: entry.checksum for entry in artifact.manifest.files}
+    return None, {"bundle_uri": artifact.uri, "checksums": json.dumps(checksums)}
 
 
 def served_weights(artifact: Artifact) -> str:
@@ -48,12 +52,13 @@ def served_weights(artifact: Artifact) -> str:
     return {"fp32": "model", "int8": "int8"}.get(name, f"gguf/model-{name}.gguf")
 
 
-def pinned_requirements() -> list[str]:
+def pinned_requirements(*more: str) -> list[str]:
     """Exact versions; a local build tag (torch's +cpu) names no version on an index and is cut."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in (*_REQUIRED, *more)]
 
 
-def _signature() -> ModelSignature:
+def text_signature() -> ModelSignature:
+    """Texts in, texts out, and how they are chosen."""
     text = DataType.string
     parameters = [
         ParamSpec("maximum_new_tokens", DataType.long, 64),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -30,14 +31,22 @@ _MODEL_PATH = "model"
 _TEXT_LIMIT = 4900
 _EXPERIMENT = "sam2-registration"
 
+#: Writes an artifact as an MLflow model into a directory; artifacts over the limit of bytes by their address.
+SaveModel = Callable[[Artifact, Path, float], None]
+
 
 def ensure_registered(
-    artifact: Artifact, tracking_uri: str, *, run_id: str | None = None, copy_limit_bytes: float = 512e6
+    artifact: Artifact,
+    tracking_uri: str,
+    *,
+    run_id: str | None = None,
+    copy_limit_bytes: float = 512e6,
+    save: SaveModel = save_mlflow_model,
 ) -> RegisteredVersion:
     """The registry's version of this bundle: found by its fingerprint, or created with what is missing.
 
     A found version keeps its aliases, so that a repeated run undoes no rollback; a lost alias is
-    set again. `run_id` is the MLflow run the files are stored in; by default one of its own.
+    set again. `run_id` is the MLflow run the files are stored in; by default one of its own. `save` writes them.
     """
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name = str(artifact.manifest.config["model_name"])
@@ -45,10 +54,10 @@ def ensure_registered(
     _ensure_model(client, name)
     found = _find(client, name, artifact.manifest.fingerprint)
     if found is None:
-        version = _create(client, name, artifact, run_id, copy_limit_bytes, decision)
+        version = _create(client, name, artifact, run_id, copy_limit_bytes, decision, save)
     else:
         version = found
-        _restore_files(client, version, artifact, copy_limit_bytes)
+        _restore_files(client, version, artifact, copy_limit_bytes, save)
     client.set_registered_model_alias(name, CANDIDATE, _newest(client, name).version)
     champion = _aliased(client, name, CHAMPION)
     wanted = found is None or (champion is None and version.tags.get(ROLLED_BACK) != "true")
@@ -148,10 +157,11 @@ def _create(
     run_id: str | None,
     copy_limit_bytes: float,
     decision: Decision,
+    save: SaveModel,
 ) -> ModelVersion:
     """Store the files, then create the version with all its tags in one request."""
     run_id = run_id or _own_run(client, artifact)
-    _store_files(client, run_id, artifact, copy_limit_bytes)
+    _store_files(client, run_id, artifact, copy_limit_bytes, save)
     source = f"{client.get_run(run_id).info.artifact_uri}/{_MODEL_PATH}"
     return client.create_model_version(
         name, source, run_id, tags=_tags(artifact, decision, copy_limit_bytes), description=_description(artifact)
@@ -169,18 +179,22 @@ def _own_run(client: MlflowClient, artifact: Artifact) -> str:
     return str(run.info.run_id)
 
 
-def _store_files(client: MlflowClient, run_id: str, artifact: Artifact, copy_limit_bytes: float) -> None:
+def _store_files(
+    client: MlflowClient, run_id: str, artifact: Artifact, copy_limit_bytes: float, save: SaveModel
+) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary) / _MODEL_PATH
-        save_mlflow_model(artifact, directory, copy_limit_bytes)
+        save(artifact, directory, copy_limit_bytes)
         client.log_artifacts(run_id, str(directory), _MODEL_PATH)
 
 
-def _restore_files(client: MlflowClient, version: ModelVersion, artifact: Artifact, copy_limit_bytes: float) -> None:
+def _restore_files(
+    client: MlflowClient, version: ModelVersion, artifact: Artifact, copy_limit_bytes: float, save: SaveModel
+) -> None:
     """Store the files again when the version is there but its files were wiped."""
     listed = {entry.path for entry in client.list_artifacts(version.run_id, _MODEL_PATH)}
     if f"{_MODEL_PATH}/MLmodel" not in listed:
-        _store_files(client, version.run_id, artifact, copy_limit_bytes)
+        _store_files(client, version.run_id, artifact, copy_limit_bytes, save)
 
 
 def _tags(artifact: Artifact, decision: Decision, copy_limit_bytes: float) -> dict[str, str]:
@@ -201,6 +215,7 @@ def _tags(artifact: Artifact, decision: Decision, copy_limit_bytes: float) -> di
     for tag, metric in (("sam2.bits_per_byte", "eval/bits_per_byte"), ("sam2.recall", "eval/needle/recall")):
         if metric in manifest.metrics:
             tags[tag] = f"{manifest.metrics[metric]:.4f}"
+    tags |= manifest.statistics.get("registry_tags", {})
     return {key: value for key, value in tags.items() if value}
 
 

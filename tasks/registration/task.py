@@ -10,19 +10,29 @@ from mlflow.entities import ViewType
 
 from infra.artifacts import Artifact, Manifest
 from tasks.registration.config import RegistrationConfig
-from tasks.registration.registry import ensure_registered, find_version
+from tasks.registration.packaging import save_mlflow_model
+from tasks.registration.registry import SaveModel, ensure_registered, find_version
 from tasks.registration.version import RegisteredVersion
 from tasks.run_context import RunContext
 
+#: Kinds of artifacts that are versions of a registered model: bundles of models, and of adapters.
+_REGISTERED_KINDS = ("registration", "adapter")
 _DEFAULT_LIMIT_MEGABYTES = float(RegistrationConfig().copy_limit_megabytes)
 
 
 def ensure_registered_afterwards(
-    artifact: Artifact, run: RunContext, copy_limit_megabytes: float = _DEFAULT_LIMIT_MEGABYTES
+    artifact: Artifact,
+    run: RunContext,
+    copy_limit_megabytes: float = _DEFAULT_LIMIT_MEGABYTES,
+    save: SaveModel = save_mlflow_model,
 ) -> Mapping[str, str]:
     """Register the bundle, in the run's own MLflow run, and return links to show (title -> address)."""
     registered = ensure_registered(
-        artifact, run.tracking_uri, run_id=stage_run_id(run), copy_limit_bytes=copy_limit_megabytes * 1e6
+        artifact,
+        run.tracking_uri,
+        run_id=stage_run_id(run),
+        copy_limit_bytes=copy_limit_megabytes * 1e6,
+        save=save,
     )
     if not run.tracking_uri.startswith(("http://", "https://")):
         return {}
@@ -32,7 +42,7 @@ def ensure_registered_afterwards(
 
 def registered_version(manifest: Manifest | None, run: RunContext) -> RegisteredVersion | None:
     """What the registry holds now of a finished registration stage; None when it holds nothing."""
-    if manifest is None or manifest.kind != "registration":
+    if manifest is None or manifest.kind not in _REGISTERED_KINDS:
         return None
     return find_version(run.tracking_uri, str(manifest.config["model_name"]), manifest.fingerprint)
 
