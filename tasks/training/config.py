@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from infra.artifacts import StageConfig, run_argument
 from model import ModelConfig
+from model.sequence_parallel import check_sequence_parallel
 from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Documents, LongDocuments, Packing, Sampler
 from tasks.training.policy import RestartPolicy, RollBackPolicy
 from tasks.training.profile_steps import parse_steps
@@ -60,6 +61,17 @@ class CurriculumStage(StageConfig):
     rope_theta: float | None = Field(
         None, gt=1, description="replaces model.rope_theta in this stage; later stages set their own"
     )
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="replaces training.zero_stage in this stage")
+    gradient_checkpointing: bool | None = Field(
+        None, description="replaces training.gradient_checkpointing in this stage"
+    )
+    sequence_parallel: int | None = Field(None, ge=1, description="replaces training.sequence_parallel in this stage")
+    feed_forward_chunk_tokens: int | None = Field(
+        None, ge=1, description="replaces training.feed_forward_chunk_tokens in this stage"
+    )
+    offload_optimizer: bool | None = Field(None, description="replaces training.offload_optimizer in this stage")
+    offload_parameters: bool | None = Field(None, description="replaces training.offload_parameters in this stage")
+    offload_activations: bool | None = Field(None, description="replaces training.offload_activations in this stage")
 
     def resolve(
         self, training: TrainingConfig, model: ModelConfig, *, data_order: str | None = None, first_row: int = 0
@@ -71,8 +83,9 @@ class CurriculumStage(StageConfig):
         """
         shared = {name: getattr(training, name) for name in TrainingConfig.model_fields}
         own = {name: getattr(self, name) for name in CurriculumStage.model_fields}
+        own = {name: value for name, value in own.items() if name not in shared or value is not None}
         own |= {"continues": None, "repeat": 1, "data_order": data_order, "first_row": first_row}
-        return TrainingStageConfig(**own, **shared, model=model)
+        return TrainingStageConfig(**(shared | own), model=model)
 
     @field_validator("mixture")
     @classmethod
@@ -157,6 +170,26 @@ class TrainingConfig(StageConfig):
         description="adamw; or muon for the hidden matrices and AdamW for the rest, which learns more from few updates",
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    sequence_parallel: int = Field(
+        1, ge=1, description="ranks in a row that share rows, each an equal stretch of the tokens; divides ranks"
+    )
+    feed_forward_chunk_tokens: int | None = Field(
+        None, ge=1, description="tokens of a row that feed-forwards take at a time, once more in the backward pass"
+    )
+    offload_optimizer: bool = Field(
+        False, description="keep AdamW's state and fp32 weights in CPU memory and update there; needs zero_stage 1 to 3"
+    )
+    offload_parameters: bool = Field(
+        False, description="keep the weights in CPU memory and bring each layer's when needed; needs zero_stage 3"
+    )
+    offload_activations: bool = Field(
+        False, description="keep recomputed blocks' inputs in CPU memory; needs gradient_checkpointing"
+    )
+    gpu_memory_gb: float | None = run_argument(
+        None,
+        "memory of each GPU, 10^9 bytes, that every stage must fit; left out: the GPU's own, and unchecked on a CPU",
+        gt=0,
+    )
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
@@ -205,6 +238,20 @@ class TrainingConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _placement_is_possible(self) -> Self:
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel {self.sequence_parallel} does not divide ranks {self.ranks}; use a divisor"
+            )
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs ZeRO; set zero_stage to 1, 2 or 3")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, not {self.zero_stage}; set it")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError("offload_activations is for the inputs of recomputed blocks; set gradient_checkpointing")
+        return self
+
+    @model_validator(mode="after")
     def _numerics_are_exact(self) -> Self:
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError(
@@ -225,6 +272,12 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
     """One curriculum stage, complete: what its checkpoint's fingerprint is made of."""
 
     model: ModelConfig = Field(description="the language model's shape")
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    gradient_checkpointing: bool = False
+    sequence_parallel: int = Field(1, ge=1)
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    offload_activations: bool = False
     data_order: str | None = Field(
         None, description="the stage whose data order this one continues, filled in from `continues`; None: its own"
     )
@@ -232,18 +285,19 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if self.rows_per_step % self.ranks:
-            unit = self.context_tokens * self.ranks
+        if self.rows_per_step % self.data_ranks:
+            unit = self.context_tokens * self.data_ranks
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} is {self.rows_per_step} rows, which {self.ranks} ranks cannot "
-                f"share equally; use a multiple of {unit}"
+                f"batch_tokens {self.batch_tokens} is {self.rows_per_step} rows, which {self.data_ranks} data-parallel "
+                f"ranks cannot share equally; use a multiple of {unit}"
             )
-        if self.micro_batch and self.rows_per_step % (self.micro_batch * self.ranks):
-            unit = self.context_tokens * self.micro_batch * self.ranks
+        if self.micro_batch and self.rows_per_step % (self.micro_batch * self.data_ranks):
+            unit = self.context_tokens * self.micro_batch * self.data_ranks
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} is not a multiple of context_tokens × micro_batch × ranks = "
-                f"{unit}; use {max(1, self.batch_tokens // unit) * unit}, or leave micro_batch out"
+                f"batch_tokens {self.batch_tokens} is not a multiple of context_tokens × micro_batch × data-parallel "
+                f"ranks = {unit}; use {max(1, self.batch_tokens // unit) * unit}, or leave micro_batch out"
             )
+        check_sequence_parallel(self.model, self.context_tokens, self.sequence_parallel)
         if self.context_tokens > self.model.maximum_context:
             raise ValueError(
                 f"context_tokens {self.context_tokens} exceeds model.maximum_context "
@@ -252,12 +306,23 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         return self
 
     @property
+    def data_ranks(self) -> int:
+        """Groups of ranks that work on rows of their own."""
+        return self.ranks // self.sequence_parallel
+
+    @property
     def batch_plan(self) -> BatchPlan:
         """How an update's rows are dealt to ranks and micro-batches."""
-        rows_of_rank = self.rows_per_step // self.ranks
-        fitting = max(1, DEFAULT_MICRO_BATCH_TOKENS // self.context_tokens)
+        rows_of_rank = self.rows_per_step // self.data_ranks
+        fitting = max(1, DEFAULT_MICRO_BATCH_TOKENS * self.sequence_parallel // self.context_tokens)
         largest = max(rows for rows in range(1, min(rows_of_rank, fitting) + 1) if rows_of_rank % rows == 0)
-        return BatchPlan(self.rows_per_step, self.micro_batch or largest, self.ranks, first_row_of_stage=self.first_row)
+        return BatchPlan(
+            self.rows_per_step,
+            self.micro_batch or largest,
+            self.ranks,
+            sequence_parallel=self.sequence_parallel,
+            first_row_of_stage=self.first_row,
+        )
 
     def sampler(self, documents: Documents) -> Sampler:
         """The rows of this stage's data order; raises ConfigurationError when `documents` cannot give them."""
@@ -286,7 +351,8 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         return {
             "train_micro_batch_size_per_gpu": plan.micro_batch,
             "gradient_accumulation_steps": plan.accumulation,
-            "train_batch_size": plan.rows_per_step,
+            # DeepSpeed counts every rank as having rows of its own, also those that share them.
+            "train_batch_size": plan.micro_batch * plan.accumulation * self.ranks,
             # Without ZeRO the trainer clips, because DeepSpeed would not tell the norm.
             "gradient_clipping": self.gradient_clip if self.zero_stage else 0.0,
             "zero_optimization": {"stage": self.zero_stage},
