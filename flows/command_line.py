@@ -86,6 +86,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and its last cost.")
     ] = False,
+    profile_steps: Annotated[
+        str | None,
+        typer.Option(help="Profile these updates of every training stage that is trained, e.g. 10-12 or 10,50-52."),
+    ] = None,
     watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
     prefect_port: PrefectPort = None,
     mlflow_port: MlflowPort = None,
@@ -95,10 +99,12 @@ def run(
     Exits with 0 only if the run completed. Ctrl-C leaves the run going.
     """
     from flows.configuration import load_profile
-    from flows.overrides import parse_assignments
+    from flows.overrides import merge, parse_assignments
     from infra.stack.runs import PrefectRuns
 
     changes = parse_assignments(set_ or [])
+    if profile_steps is not None:
+        changes = merge(changes, {"training": {"profile_steps": profile_steps}})
     load_profile(profile, changes)  # a mistake is told here, before any server is asked
     parameters: dict[str, Any] = {"profile": profile}
     if dry_run:
