@@ -21,7 +21,7 @@ from tasks.training.data_order.long_documents import LongDocuments
 from tasks.training.data_order.mixture import MIXTURE_ROUND_ROWS, Mixture
 from tasks.training.data_order.packing import PackedRows
 from tasks.training.data_order.random_order import Numbers, number_type
-from tasks.training.data_order.spans import Documents, SpanReader, Spans
+from tasks.training.data_order.spans import Documents, Reading, SpanReader, Spans
 from tasks.training.data_order.streams import RowSource, SourceStream
 
 Integers = npt.NDArray[np.int64]
@@ -128,8 +128,8 @@ class Sampler:
         """Targets in those rows, without reading a token: what a global mean divides by, known to every rank."""
         return sum(source.target_count(numbers) for source, _, numbers in self._located(first_row, rows))
 
-    def reading(self) -> str:
-        """Shard file and document that are being read at this moment; empty when none is. Any thread may ask."""
+    def reading(self) -> Reading | None:
+        """Shard file and document that are being read at this moment. Any thread may ask."""
         return self._reader.reading()
 
     def _located(self, first_row: int, rows: int) -> list[tuple[RowSource, Integers, Integers]]:

@@ -82,6 +82,17 @@ class Spans:
         return Spans(self.documents, self.firsts, self.counts, places, self.ends)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A document, by its number within its shard."""
+
+    path: Path
+    document: int
+
+    def __str__(self) -> str:
+        return f"document {self.document} of '{self.path}'"
+
+
 class SpanReader:
     """Copies stretches of documents into rows, and can say at any time what it is reading.
 
@@ -125,13 +136,13 @@ class SpanReader:
         shape = (rows, context_tokens)
         return tokens.reshape(shape), targets.reshape(shape), document_ids.reshape(shape)
 
-    def reading(self) -> str:
-        """What is being read at this moment, for people; empty when nothing is. Any thread may ask."""
+    def reading(self) -> Reading | None:
+        """What is being read at this moment. Any thread may ask."""
         current = self._current
         if current is None:
-            return ""
+            return None
         path, documents = current
-        return f"document {documents[min(int(self._cursor[0]), len(documents) - 1)]} of '{path}'"
+        return Reading(path, int(documents[min(int(self._cursor[0]), len(documents) - 1)]))
 
 
 @compiled
