@@ -50,7 +50,7 @@ def stage_figure(
     """Three panels over one axis of tokens: loss with held-out points and incidents, learning rate, tokens/s."""
     from matplotlib.figure import Figure  # a second that the trainer's callers need not spend
 
-    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DOTS_PER_INCH)
     loss, rate, speed = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [5, 1.2, 1.2]})
     for axes in (loss, rate, speed):
         style_axes(axes, grid="y")
@@ -68,6 +68,8 @@ def stage_figure(
     _draw_speed(speed, timing, config)
     speed.set_xlabel("million tokens", color=INK, fontsize=9)
     loss.margins(x=0.01)
+    # A layout engine would draw everything twice more to find the same places.
+    figure.subplots_adjust(left=0.09, right=0.985, top=0.94, bottom=0.075, hspace=0.16)
     figure.align_ylabels()
     return figure
 

@@ -13,7 +13,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,16 @@ _SLOW_NAME = re.compile(r"update-\d+-after-slow\.operators\.json")
 
 @dataclass(frozen=True)
 class SlowStep:
-    """An update that took much longer than usual. usual_seconds: the median of the last `window` updates."""
+    """An update that took much longer than usual.
+
+    usual_seconds: the median of the last `window` updates. is_profiled: whether the next update will be.
+    """
 
     step: int
     seconds: float
     usual_seconds: float
     window: int
+    is_profiled: bool = False
 
     def describe(self) -> str:
         """For people: which update, how long, how long usually."""
@@ -54,6 +58,11 @@ class SlowStep:
             f"update {self.step} took {self.seconds:.3g} s, usually {self.usual_seconds:.3g} s "
             f"(median of the last {self.window})"
         )
+
+    @property
+    def action(self) -> str:
+        """For people: what follows."""
+        return f"update {self.step + 1} is profiled" if self.is_profiled else "the stage has its profiles already"
 
 
 class SlowStepDetector:
@@ -136,11 +145,13 @@ class StepProfiler:
         if not self._active or step == self._profiled_step:  # a profiled update is slow by itself
             return None
         slow = self._detector.observe(step, seconds)
-        if slow is not None:
-            self._on_slow(slow)
-            if self._slow_left > 0 and step + 1 not in self._wanted:
-                self._slow_left -= 1
-                self._wanted[step + 1] = step + 1, slow.describe(), True
+        if slow is None:
+            return None
+        if self._slow_left > 0 and step + 1 not in self._wanted:
+            self._slow_left -= 1
+            self._wanted[step + 1] = step + 1, slow.describe(), True
+        slow = replace(slow, is_profiled=step + 1 in self._wanted)
+        self._on_slow(slow)
         return slow
 
     def close(self) -> None:

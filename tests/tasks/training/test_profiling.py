@@ -122,6 +122,9 @@ def test_the_update_after_a_slow_one_is_profiled_with_the_reason_so_many_times(t
     profiler = StepProfiler(config, Placement(0, 1, CPU), tmp_path, on_slow=slow.append)
     run_updates(profiler, range(1, 50), {20: 9.0, 21: 9.0, 30: 8.0, 40: 8.0})
     assert [found.step for found in slow] == [20, 30, 40], "a profiled update is slow by itself"
+    assert [found.action for found in slow] == [
+        "update 21 is profiled", "update 31 is profiled", "the stage has its profiles already"
+    ]  # fmt: skip
     assert [profile["title"] for profile in read_profiles(tmp_path)] == [
         f"update {step} profiled: update {step - 1} took {seconds} s, usually 1 s (median of the last {window})"
         for step, seconds, window in ((21, 9, 19), (31, 8, 28))
