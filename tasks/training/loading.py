@@ -12,16 +12,29 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 
-from tasks.training.data_order import Batch, BatchNumbers, BatchPlan, Sampler
+from tasks.training.data_order import Batch, BatchNumbers, BatchPlan, Reading
 from tasks.training.errors import LoaderTrouble
 
 _CPU = torch.device("cpu")
 _LONGEST_POLL_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
+
+
+class Rows(Protocol):
+    """Numbered rows to train on (`Sampler` is one)."""
+
+    def batch(self, first_row: int, rows: int) -> Batch:
+        """Rows [first_row, first_row + rows)."""
+
+    def target_count(self, first_row: int, rows: int) -> int:
+        """Targets in those rows."""
+
+    def reading(self) -> Reading | None:
+        """What is being read at this moment; any thread may ask."""
 
 
 class LoaderStalled(LoaderTrouble):
@@ -47,7 +60,7 @@ class Loader:
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Rows,
         plan: BatchPlan,
         rank: int,
         *,

@@ -54,10 +54,10 @@ def _stable_order(keys: npt.NDArray[np.uint64], order: Numbers, digits: int) -> 
         for value in range(1 << _DIGIT_BITS):
             starts[value + 1] += starts[value]
         for place in range(count):
-            value = np.int64((keys[place] >> shift) & mask)
-            other_keys[starts[value]] = keys[place]
-            other_order[starts[value]] = order[place]
-            starts[value] += 1
+            leading = np.int64((keys[place] >> shift) & mask)
+            other_keys[starts[leading]] = keys[place]
+            other_order[starts[leading]] = order[place]
+            starts[leading] += 1
         keys, other_keys = other_keys, keys
         order, other_order = other_order, order
     for place in range(1, count):
