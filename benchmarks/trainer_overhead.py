@@ -85,9 +85,8 @@ class TrainerLoop:
     def checkpoint(self) -> float:
         """Write a checkpoint; return the seconds for which training stood still."""
         started = time.perf_counter()
-        state = self._trainer.engine.state(self._step)
-        assert state is not None
-        self._trainer.checkpoints.save(state)
+        state = self._trainer.engine.state
+        self._trainer.checkpoints.save(self._step, state.fragments(0, 1), {"optimizer_step": state.optimizer_step})
         stall = time.perf_counter() - started
         self._trainer.checkpoints.wait()
         return stall
