@@ -89,7 +89,8 @@ def published(device_name: str, precision: Precision) -> PeakFlops | None:
 def measured(device: torch.device, precision: Precision) -> PeakFlops:
     """Of the fastest of several large products in about a third of a second, with the threads torch has now.
 
-    Measured once a process. On a machine that others use too it may come out low, and utilisation then too high.
+    Measured once a process. On a CPU the time is the process's own, so that what else runs on the machine hardly
+    lowers the peak (shared caches still do), and utilisation shows what training lost to it.
     """
     size = _MATRIX_SIZE_CUDA if device.type == "cuda" else _MATRIX_SIZE_CPU
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -108,8 +109,10 @@ def measured(device: torch.device, precision: Precision) -> PeakFlops:
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Seconds: on a GPU of the clock, on a CPU of computing, a thread's share."""
+    if device.type != "cuda":
+        return time.process_time() / torch.get_num_threads()
+    torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
