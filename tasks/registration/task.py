@@ -25,12 +25,13 @@ def ensure_registered_afterwards(
     run: RunContext,
     copy_limit_megabytes: float = _DEFAULT_LIMIT_MEGABYTES,
     save: SaveModel = save_mlflow_model,
+    stage: str = "registration",
 ) -> Mapping[str, str]:
-    """Register the bundle, in the run's own MLflow run, and return links to show (title -> address)."""
+    """Register the bundle, in the MLflow run of the run's `stage`, and return links to show (title -> address)."""
     registered = ensure_registered(
         artifact,
         run.tracking_uri,
-        run_id=stage_run_id(run),
+        run_id=stage_run_id(run, stage),
         copy_limit_bytes=copy_limit_megabytes * 1e6,
         save=save,
     )
@@ -47,12 +48,12 @@ def registered_version(manifest: Manifest | None, run: RunContext) -> Registered
     return find_version(run.tracking_uri, str(manifest.config["model_name"]), manifest.fingerprint)
 
 
-def stage_run_id(run: RunContext) -> str | None:
-    """The MLflow run of this run's registration stage; None when it has none."""
+def stage_run_id(run: RunContext, stage: str = "registration") -> str | None:
+    """The MLflow run of one of this run's stages; None when it has none."""
     client = MlflowClient(tracking_uri=run.tracking_uri)
     experiment = client.get_experiment_by_name(run.experiment)
     if experiment is None:
         return None
-    wanted = f"tags.`sam2.flow_run_id` = '{run.flow_run_id}' and tags.`sam2.stage` = 'registration'"
+    wanted = f"tags.`sam2.flow_run_id` = '{run.flow_run_id}' and tags.`sam2.stage` = '{stage}'"
     found = client.search_runs([experiment.experiment_id], wanted, ViewType.ACTIVE_ONLY, max_results=1)
     return str(found[0].info.run_id) if found else None
