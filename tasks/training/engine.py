@@ -136,6 +136,12 @@ class TrainingEngine:
         self.state.optimizer_step += 1
         return float(self._engine.get_global_grad_norm()) if self._config.zero_stage else norm
 
+    def discard(self) -> None:
+        """Close an update that must not count. Weights and moments are of no use until they are restored."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        self._engine.step()
+
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         """Summed loss of the batch's targets, a scalar in nats."""

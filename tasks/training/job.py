@@ -25,6 +25,7 @@ OPTIMIZER_DIRECTORY = "optimizer"
 HISTORY_FILE = "history.jsonl"
 TIMING_FILE = "timing.jsonl"
 INCIDENT_FILE = "incidents.jsonl"
+ROLL_BACK_FILE = "roll_backs.jsonl"
 
 
 class TrainingJob(BaseModel):

@@ -70,6 +70,7 @@ class ShardedState:
         """
         self.optimizer_step = optimizer_step
         if optimizer_step == 0:
+            self._forget_moments()
             return
         keys = {moment_key(key, name): name for name in self._parameters for key in self._moments[name]}
         self._require(source, keys)
@@ -142,6 +143,15 @@ class ShardedState:
             }
         if self._zero_stage < 3:
             wrapper._lazy_init_hp_params_optimizer_state()
+
+    def _forget_moments(self) -> None:
+        """As before the first update."""
+        if not self._zero_stage:
+            self._engine.optimizer.state.clear()
+            return
+        for flat in self._flat_buffers():
+            for value in self._engine.optimizer.optimizer.state[flat].values():
+                value.zero_()
 
     def _flat_buffers(self) -> list[Tensor]:
         """The fp32 buffers that the wrapped AdamW really updates."""

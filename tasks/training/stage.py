@@ -20,6 +20,7 @@ from tasks.training.job import (
     INCIDENT_FILE,
     MODEL_DIRECTORY,
     OPTIMIZER_DIRECTORY,
+    ROLL_BACK_FILE,
     TIMING_FILE,
     TrainingJob,
 )
@@ -56,6 +57,7 @@ def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJ
         previous=previous.directory if previous is not None else None,
         output=context.directory,
         checkpoints=scratch / "checkpoints",
+        checkpoints_remote=f"{context.remote}/{SCRATCH_DIRECTORY}/checkpoints" if context.remote else None,
     )
 
 
@@ -108,7 +110,7 @@ def _plot(context: StageContext[TrainingStageConfig]) -> None:
 def _result_files(directory: Path) -> list[Path]:
     """All that the artifact holds; incidents and profiles only where there were any."""
     names = [HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
-    incidents = [directory / INCIDENT_FILE] if (directory / INCIDENT_FILE).exists() else []
+    incidents = [directory / name for name in (INCIDENT_FILE, ROLL_BACK_FILE) if (directory / name).exists()]
     profiles = sorted(path for path in (directory / PROFILE_DIRECTORY).glob("*") if not path.name.startswith("."))
     state = [path for name in (MODEL_DIRECTORY, OPTIMIZER_DIRECTORY) for path in sorted((directory / name).iterdir())]
     return [*state, *(directory / name for name in names), *incidents, *profiles]

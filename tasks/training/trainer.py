@@ -6,14 +6,13 @@ threads arrives at the same losses and weights bit for bit.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import json
 import math
-import resource
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from infra.storage.local import atomic_file
 from model import ModelConfig, load_config
 from model.checkpoint_files import WEIGHTS_FILE
 from tasks.training.checkpoints import (
+    Checkpoint,
     CheckpointStore,
     OptimizerState,
     RetentionPolicy,
@@ -34,21 +34,33 @@ from tasks.training.checkpoints import (
     write_model,
     write_optimizer,
 )
+from tasks.training.data_order import BatchNumbers
 from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
 from tasks.training.errors import TrainingDiverged, TrainingFailed
+from tasks.training.heartbeat import Heartbeat
 from tasks.training.job import (
     FAILED_EXIT_CODE,
     HISTORY_FILE,
     INTERRUPTED_EXIT_CODE,
     MODEL_DIRECTORY,
     OPTIMIZER_DIRECTORY,
+    OUT_OF_MEMORY_EXIT_CODE,
+    ROLL_BACK_FILE,
     TIMING_FILE,
     TrainingJob,
     emit,
 )
-from tasks.training.sampler import Sampler
-
-_RATE_WINDOW_STEPS = 20
+from tasks.training.profiling import SlowStep, StepProfiler
+from tasks.training.roll_back import (
+    BadStep,
+    RollBack,
+    first_changed_update,
+    judge_loss,
+    rate_share,
+    skipped_batches,
+)
+from tasks.training.telemetry import Meter
+from tasks.training.validation import Validation
 
 
 class Interruption:
@@ -67,72 +79,66 @@ class Trainer:
     """One curriculum stage on one rank."""
 
     def __init__(self, job: TrainingJob, placement: Placement, engine: TrainingEngine) -> None:
-        self.job = job
-        self.config = job.config
-        self.placement = placement
-        self.engine = engine
-        self.plan = job.config.batch_plan
+        config = job.config
+        self.job, self.config, self.placement, self.engine = job, config, placement, engine
+        self.plan = config.batch_plan
+        self.heartbeat = Heartbeat(job.heartbeats, placement.rank)
+        self.interruption = Interruption()
+        self.sampler = config.sampler(job.training_documents())
+        self.validation = Validation.of(job, placement, engine)
         self.checkpoints = CheckpointStore(
             job.checkpoints,
             job.checkpoints_remote,
             placement,
-            RetentionPolicy(newest=job.config.checkpoints_kept),
+            RetentionPolicy(newest=config.checkpoints_kept, behind_steps=config.roll_back.rewind_steps),
             self._warn,
         )
-        self.save_is_owed = False
-        self.interruption = Interruption()
+        self.meter = Meter(config, placement)
+        self.profiler = StepProfiler(config, placement, job.output, self._tell_slow, self._say)
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.recent_seconds: deque[float] = deque(maxlen=_RATE_WINDOW_STEPS)
+        self.roll_backs: list[RollBack] = []
+        self.batches = BatchNumbers()
+        self.updates_done = 0
+        self.save_is_owed = False
         self.last_save = time.monotonic()
-        self.sampler = Sampler(
-            job.training_documents(),
-            context_tokens=self.config.context_tokens,
-            seed=self.config.seed,
-            stage=self.config.name,
-            mixture=self.config.mixture,
-        )
-        self.validation = _validation_sampler(job)
 
     def run(self) -> bool:
         """Train to the end; False when interrupted (a checkpoint is left). Raises TrainingDiverged."""
-        for step in range(self._resume(), self.config.steps):
-            stop = self.advance(step)
-            if stop and step + 1 < self.config.steps:
+        step = self._resume()
+        self._say(self.meter.describe())
+        self.meter.started()
+        while step < self.config.steps:
+            try:
+                stop = self.advance(step)
+            except BadStep as bad:
+                step = self._roll_back(step, bad)
+                continue
+            step += 1
+            if stop and step < self.config.steps:
                 return False
         return True
 
     def advance(self, step: int) -> bool:
-        """Make update `step` and what is due after it; return whether the run was asked to stop."""
+        """Make update `step` and what is due after it; return whether the run was asked to stop. Raises BadStep."""
+        self.updates_done = step
         started = time.perf_counter()
-        loss, stop, save_is_due = self._agree(self._accumulate(step))
-        if not math.isfinite(loss):
-            self._save(step, wait=True)
-            raise self._diverged("loss", loss, step)
-        learning_rate = self.config.learning_rate_at(step)
-        self.checkpoints.before_update()
-        norm = self.engine.update(learning_rate)
-        if not math.isfinite(norm):
-            self.checkpoints.wait()
-            raise self._diverged("gradient norm", norm, step)
+        with self.profiler.around(step + 1):
+            record, stop, save_is_due = self._update(step)
         seconds = time.perf_counter() - started
         done = step + 1
-        record = {
-            "step": done,
-            "tokens": done * self.config.batch_tokens,
-            "loss": loss,
-            "learning_rate": learning_rate,
-            "gradient_norm": norm,
-        }
+        self.profiler.observe(done, seconds)
         if self._is_due(done, self.config.validate_every_fraction):
-            record |= self._validate()
-        self._record(record, seconds)
+            record |= self._validate(done)
+        self.history.append(record)
+        self._report(record, seconds)
         if save_is_due or stop or self.save_is_owed or self._is_due(done, self.config.checkpoint_every_fraction):
             self._save(done, wait=stop or done == self.config.steps)
         return stop
 
     def export(self) -> None:
         """Write the artifact's files from the last checkpoint (every rank calls this, the first one writes)."""
+        self.heartbeat.enter("export", self.config.steps)
         checkpoint = self.checkpoints.load_latest()
         if checkpoint is None or checkpoint.step != self.config.steps:
             raise TrainingFailed(
@@ -141,42 +147,62 @@ class Trainer:
             )
         if not self.placement.is_first:
             return
-        write_model(checkpoint, self.config.stage_model, self.job.output / MODEL_DIRECTORY)
-        write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], self.job.output / OPTIMIZER_DIRECTORY)
-        _write_lines(self.job.output / HISTORY_FILE, checkpoint.series("history"))
-        _write_lines(self.job.output / TIMING_FILE, checkpoint.series("timing"))
+        output = self.job.output
+        write_model(checkpoint, self.config.stage_model, output / MODEL_DIRECTORY)
+        write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], output / OPTIMIZER_DIRECTORY)
+        _write_lines(output / HISTORY_FILE, checkpoint.series("history"))
+        _write_lines(output / TIMING_FILE, checkpoint.series("timing"))
+        if checkpoint.progress["roll_backs"]:
+            _write_lines(output / ROLL_BACK_FILE, checkpoint.progress["roll_backs"])
 
-    def _resume(self) -> int:
-        """Take the newest checkpoint, else the previous stage's result, else the fresh model; return the step."""
-        checkpoint = self.checkpoints.load_latest()
-        if checkpoint is not None:
-            self.engine.state.restore_weights(checkpoint)
-            self.engine.state.restore_moments(checkpoint, checkpoint.progress["optimizer_step"])
-            self.history, self.timing = checkpoint.series("history"), checkpoint.series("timing")
-            self._say(f"continuing after update {checkpoint.step} of {self.config.steps}")
-            return checkpoint.step
-        if self.job.previous is not None:
-            self._continue_from(self.job.previous)
-        return 0
+    def close(self) -> None:
+        """Free files and threads."""
+        self.profiler.close()
+        self.meter.close()
+        self.heartbeat.close()
 
-    def _continue_from(self, previous: Path) -> None:
-        if not _same_weights(load_config(previous / MODEL_DIRECTORY), self.config.model):
-            raise ConfigurationError(
-                "the previous stage's checkpoint is of another model than this stage's.",
-                "give all stages of a curriculum the same model.",
-            )
-        self.engine.state.restore_weights(WholeTensors(previous / MODEL_DIRECTORY / WEIGHTS_FILE))
-        if self.config.carry_optimizer:
-            moments = OptimizerState(previous / OPTIMIZER_DIRECTORY)
-            self.engine.state.restore_moments(moments, moments.optimizer_step)
+    # One update
 
-    def _accumulate(self, step: int) -> torch.Tensor:
-        """Forward and backward over this rank's rows of the update; its share of the mean loss, nats a token."""
-        plan = self.plan
-        targets = self.sampler.target_count(step * plan.rows_per_step, plan.rows_per_step)
+    def _update(self, step: int) -> tuple[dict[str, Any], bool, bool]:
+        """(record, whether to stop, whether a checkpoint is due by time). Raises BadStep, on all ranks alike."""
+        batch = self.batches.batch(step)
+        share = self._accumulate(batch)
+        self.heartbeat.enter("exchange", step)
+        loss, stop, save_is_due = self._agree(share)
+        self.heartbeat.enter("update", step)
+        self.checkpoints.before_update()
+        try:
+            judge_loss(loss, [entry["loss"] for entry in self._recent()], self.config.roll_back)
+        except BadStep:
+            self.engine.discard()
+            raise
+        learning_rate = self._learning_rate(step)
+        norm = self.engine.update(learning_rate)
+        if not math.isfinite(norm):
+            raise BadStep("gradient norm is not a number", norm)
+        record = {
+            "step": step + 1,
+            "tokens": (step + 1) * self.config.batch_tokens,
+            "batch": batch,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+        }
+        return record, stop, save_is_due
+
+    def _accumulate(self, batch_number: int) -> torch.Tensor:
+        """Forward and backward over this rank's rows of a batch; its share of the mean loss, nats a token."""
+        plan, done = self.plan, self.updates_done
+        targets = self.sampler.target_count(plan.batch_start(batch_number), plan.rows_per_step)
         total = torch.zeros((), device=self.placement.device)
         for micro_step in range(plan.accumulation):
-            batch = self.sampler.batch(plan.first_row(step, micro_step, self.placement.rank), plan.micro_batch)
+            self.heartbeat.enter("data", done)
+            with self.meter.data_wait:
+                batch = self.sampler.batch(
+                    plan.first_row(batch_number, micro_step, self.placement.rank), plan.micro_batch
+                )
+                batch = batch.slice(plan.sequence_rank(self.placement.rank), plan.sequence_parallel)
+            self.heartbeat.enter("forward and backward", done)
             # DeepSpeed divides by the micro-batches and the ranks; what remains is the mean over all targets.
             weight = batch.target_count * plan.accumulation * plan.ranks / targets
             total += self.engine.forward_backward(batch, weight)
@@ -191,58 +217,123 @@ class Trainer:
         loss, stop, save_is_due = self.placement.sum(share, *flags)
         return loss, stop > 0, save_is_due > 0
 
+    def _learning_rate(self, step: int) -> float:
+        planned = self.config.learning_rate_at(step)
+        return planned * rate_share(step, self.roll_backs, self.config.roll_back) if self.roll_backs else planned
+
+    def _recent(self) -> list[dict[str, Any]]:
+        """The newest records, as many as judging a loss takes; the entry of the start is not an update's."""
+        recent = self.history[-self.config.roll_back.window :]
+        return recent[1:] if recent and recent[0]["step"] == 0 else recent
+
     def _is_due(self, done: int, fraction: float) -> bool:
         return done == self.config.steps or done % self.config.every(fraction) == 0
 
-    def _validate(self) -> dict[str, float]:
-        """Loss on the held-out rows, in nats a token."""
+    def _validate(self, done: int) -> dict[str, float]:
         if self.validation is None:
             return {}
-        rows_at_once = self.plan.micro_batch * self.plan.ranks
-        total = torch.zeros((), dtype=torch.float64, device=self.placement.device)
-        targets = 0
-        for first in range(0, self.config.validation_rows, rows_at_once):
-            own = first + self.placement.rank * self.plan.micro_batch
-            batch = self.validation.batch(own, self.plan.micro_batch)
-            total += self.engine.evaluate(batch)
-            targets += batch.target_count
-        loss, count = self.placement.sum(total, targets)
-        return {"validation_loss": loss / count}
+        self.heartbeat.enter("validation", done)
+        return {"validation_loss": self.validation.loss()}
 
-    def _record(self, record: dict[str, Any], seconds: float) -> None:
-        self.recent_seconds.append(seconds)
-        self.history.append(record)
-        if not self.placement.is_first:
-            return
-        mean_seconds = sum(self.recent_seconds) / len(self.recent_seconds)
-        timing = {
-            "step": record["step"],
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(self.config.batch_tokens / mean_seconds, 1),
-            "peak_gb": round(_peak_bytes(self.placement.device) / 1e9, 3),
-        }
-        self.timing.append(timing)
-        remaining = self.config.steps - record["step"]
-        emit("step", {**record, **timing, "steps": self.config.steps, "eta_seconds": remaining * mean_seconds})
+    # Checkpoints
+
+    def _resume(self) -> int:
+        """Take the newest checkpoint, else the previous stage's result, else the fresh model; return the step."""
+        self.heartbeat.enter("restoring", 0)
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is not None:
+            self.roll_backs = [RollBack.from_json(record) for record in checkpoint.progress["roll_backs"]]
+            self._restore(checkpoint)
+            self._say(f"continuing after update {checkpoint.step} of {self.config.steps}")
+            return checkpoint.step
+        if self.job.previous is not None:
+            self._continue_from(self.job.previous)
+        # How the model does before the first update: at a border between stages, the loss carried over.
+        start = self._validate(0)
+        if start:
+            self.history.append({"step": 0, "tokens": 0, **start})
+        self._save(0)  # so that there always is something to go back to
+        return 0
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Weights, moments and history as they were; which batches come next follows from the roll-backs."""
+        self.engine.state.restore_weights(checkpoint)
+        self.engine.state.restore_moments(checkpoint, checkpoint.progress["optimizer_step"])
+        self.history, self.timing = checkpoint.series("history"), checkpoint.series("timing")
+        self.batches = BatchNumbers(skipped_batches(self.roll_backs, self.config.roll_back))
+        self.last_save = time.monotonic()
+
+    def _continue_from(self, previous: Path) -> None:
+        if not _same_weights(load_config(previous / MODEL_DIRECTORY), self.config.model):
+            raise ConfigurationError(
+                "the previous stage's checkpoint is of another model than this stage's.",
+                "give all stages of a curriculum the same model.",
+            )
+        self.engine.state.restore_weights(WholeTensors(previous / MODEL_DIRECTORY / WEIGHTS_FILE))
+        if self.config.carry_optimizer:
+            moments = OptimizerState(previous / OPTIMIZER_DIRECTORY)
+            self.engine.state.restore_moments(moments, moments.optimizer_step)
 
     def _save(self, step: int, *, wait: bool = False) -> None:
         """Start writing a checkpoint; training goes on once the state is copied."""
+        self.heartbeat.enter("checkpoint", step)
         self.last_save = time.monotonic()
         measured = [record["validation_loss"] for record in self.history if "validation_loss" in record]
         progress = {
             "optimizer_step": self.engine.state.optimizer_step,
             "validation_loss": measured[-1] if measured else None,
+            "roll_backs": [roll_back.as_json() for roll_back in self.roll_backs],
         }
         series = {"history": self.history, "timing": self.timing}
-        fragments = self.engine.state.fragments(self.placement.rank, self.placement.ranks)
-        self.save_is_owed = not self.checkpoints.save(step, fragments, progress, series, wait=wait)
+        with self.meter.checkpoint_stall:
+            fragments = self.engine.state.fragments(self.placement.rank, self.placement.ranks)
+            self.save_is_owed = not self.checkpoints.save(step, fragments, progress, series, wait=wait)
 
-    def _diverged(self, what: str, value: float, step: int) -> TrainingDiverged:
-        return TrainingDiverged(
-            f"the {what} became {value} at update {step + 1} of stage '{self.config.name}' "
-            f"(learning rate {self.config.learning_rate_at(step):.3g}).",
-            "lower learning_rate or lengthen the warmup; the weights before it are in the last checkpoint.",
+    # When an update went wrong
+
+    def _roll_back(self, step: int, bad: BadStep) -> int:
+        """Go back before a bad update and leave its batch out; return the step to continue from."""
+        policy, batch = self.config.roll_back, self.batches.batch(step)
+        if len(self.roll_backs) >= policy.maximum:
+            raise TrainingDiverged(
+                f"the {bad.kind} ({bad.value:.4g}) at update {step + 1} of stage '{self.config.name}', after "
+                f"{len(self.roll_backs)} roll-backs (learning rate {self._learning_rate(step):.3g}).",
+                "lower learning_rate or lengthen the warmup; what was tried is in the incidents.",
+            )
+        self.heartbeat.enter("restoring", step)
+        changed = first_changed_update(step, self.roll_backs, policy)
+        checkpoint = self.checkpoints.load_at_or_before(changed) or self.checkpoints.load_latest()
+        if checkpoint is None:
+            raise TrainingFailed(
+                f"update {step + 1} went wrong ({bad.kind}) and no checkpoint is intact.", "run again from the start."
+            )
+        self.roll_backs.append(RollBack(step, batch, max(changed, checkpoint.step), bad.kind, bad.value))
+        self._restore(checkpoint)
+        if self.placement.is_first:
+            action = (
+                f"back to update {checkpoint.step}, batch {batch} skipped, learning rate x {policy.rate_factor:g} "
+                f"from update {self.roll_backs[-1].from_step + 1}, climbing back over {policy.rate_recovery_steps}"
+            )
+            detail = f"{bad.value:.4g} in batch {batch}"
+            emit("incident", {"step": step, "kind": bad.kind, "detail": detail, "action": action})
+        return checkpoint.step
+
+    # What is told
+
+    def _report(self, record: dict[str, Any], seconds: float) -> None:
+        if not self.placement.is_first:
+            return
+        timing = self.meter.step(
+            record["step"], seconds, micro_batch=self.plan.micro_batch, incidents=len(self.roll_backs)
         )
+        self.timing.append(timing)
+        remaining = self.meter.remaining_seconds(record["step"])
+        emit("step", {**record, **timing, "steps": self.config.steps, "eta_seconds": remaining})
+
+    def _tell_slow(self, slow: SlowStep) -> None:
+        if self.placement.is_first:
+            fields = {"kind": "slow step", "detail": slow.describe(), "action": "the next update is profiled"}
+            emit("incident", {"step": slow.step, **fields})
 
     def _say(self, text: str) -> None:
         if self.placement.is_first:
@@ -257,20 +348,6 @@ def _same_weights(one: ModelConfig, other: ModelConfig) -> bool:
     """Whether one model's weights mean the same in the other; the RoPE base and the context may differ."""
     free: dict[str, object] = {"rope_theta": 1e4, "maximum_context": 1}
     return one.model_copy(update=free) == other.model_copy(update=free)
-
-
-def _validation_sampler(job: TrainingJob) -> Sampler | None:
-    documents = job.validation_documents() if job.config.validation_rows else None
-    if documents is None:
-        return None
-    # The same rows in every stage of equal context and for every seed, so that losses compare.
-    return Sampler(documents, context_tokens=job.config.context_tokens, seed=0, stage="validation")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
@@ -295,28 +372,47 @@ def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> int:
     try:
         with _sole_trainer(job.checkpoints, placement):
             trainer = Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
-            if not trainer.run():
-                if placement.is_first:
-                    emit("interrupted", {"step": trainer.checkpoints.saved_step})
-                return INTERRUPTED_EXIT_CODE
-            trainer.export()
+            try:
+                if not trainer.run():
+                    if placement.is_first:
+                        emit("interrupted", {"step": trainer.checkpoints.saved_step})
+                    return INTERRUPTED_EXIT_CODE
+                trainer.export()
+            finally:
+                trainer.close()
             placement.sum(0.0)  # nobody leaves before the first rank has written
     except PipelineError as error:
-        if placement.is_first:
-            emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
+        emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
         return FAILED_EXIT_CODE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        emit("out_of_memory", {"text": f"rank {placement.rank}: {str(error).splitlines()[0]}"})
+        return OUT_OF_MEMORY_EXIT_CODE
     return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU by its type, on the host by what PyTorch's allocator says."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def main(job_path: Path) -> int:
     """Join the other ranks and train the job; return the exit code."""
+    # The supervisor asks a rank that hangs for its stack.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     job = TrainingJob.read(job_path)
     deepspeed = import_deepspeed()
     placement = start_distributed(job.config, deepspeed)
+    code = FAILED_EXIT_CODE
     try:
-        return train(job, placement, deepspeed)
+        code = train(job, placement, deepspeed)
     finally:
-        torch.distributed.destroy_process_group()
+        if code in (0, INTERRUPTED_EXIT_CODE):
+            torch.distributed.destroy_process_group()
+    return code
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ class RetentionPolicy:
     """What stays when a new checkpoint is complete; the new one always does.
 
     newest: so many of the newest. best: the one with the least validation loss. every_steps: those whose step is
-    a multiple of it.
+    a multiple of it. behind_steps: one at least so many updates older than the newest, to go back to.
     """
 
     newest: int = 2
     best: bool = True
     every_steps: int | None = None
+    behind_steps: int = 0
 
     def kept(self, checkpoints: Iterable[Description]) -> set[int]:
         """Steps of the checkpoints that stay, of these complete ones."""
@@ -31,6 +32,9 @@ class RetentionPolicy:
         measured = [checkpoint for checkpoint in by_age if math.isfinite(_loss(checkpoint))]
         if self.best and measured:
             steps.add(min(measured, key=_loss).step)
+        behind = [other.step for other in by_age if other.step + self.behind_steps <= by_age[-1].step]
+        if self.behind_steps and behind:
+            steps.add(max(behind))
         if self.every_steps:
             steps |= {checkpoint.step for checkpoint in by_age if checkpoint.step % self.every_steps == 0}
         return steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -37,8 +38,12 @@ def history(artifact: Artifact) -> list[dict[str, Any]]:
     return read_history(artifact.directory)
 
 
+def losses_in(directory: Path) -> list[float]:
+    return [entry["loss"] for entry in read_history(directory) if entry["step"]]
+
+
 def losses(artifact: Artifact) -> list[float]:
-    return [entry["loss"] for entry in history(artifact)]
+    return losses_in(artifact.directory)
 
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -165,6 +170,7 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "zero-3": WHOLE | {"ranks": 2, "zero_stage": 3, "gradient_checkpointing": True},
 }
 HALF = {"tokens": 6 * 256}
+CHANGES = [("zero-0", "zero-3"), ("zero-3", "zero-1"), ("zero-1", "zero-2"), ("zero-2", "zero-0")]
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +178,9 @@ def sharded(tokens: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The whole stage and its first half, each trained by two ranks with each sharding: name -> files."""
     configs = {name: stage_config(**options) for name, options in SHARDINGS.items()}
     configs |= {f"half-{name}": stage_config(**(options | HALF)) for name, options in SHARDINGS.items()}
+    for first, second in (*zip(SHARDINGS, SHARDINGS, strict=True), *CHANGES):
+        configs[f"{first}-then-{second}/first"] = configs[f"half-{first}"]
+        configs[f"{first}-then-{second}/second"] = configs[second]
     return train_on_two_ranks(configs, tokens, tmp_path_factory.mktemp("sharded"))
 
 
@@ -182,7 +191,9 @@ def test_ranks_and_zero_stages_train_the_same_model(
     """The same data and the same sums, up to their order: one rank, two, and every sharding."""
     reference = train(stage_config(**WHOLE)).artifact
     directory = sharded[name]
-    assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(reference), abs=1e-5)
+    assert [entry["loss"] for entry in read_history(directory) if entry["step"]] == pytest.approx(
+        losses(reference), abs=1e-5
+    )
     expected = tensors(reference)
     found = tensors_in(directory)
     assert found.keys() == expected.keys()
@@ -199,8 +210,29 @@ def test_a_checkpoint_continues_at_another_rank_count_and_sharding(
     whole = train(stage_config(**WHOLE)).artifact
     directory = sharded[f"half-{name}"]
     assert here(make_job(stage_config(**WHOLE), tokens, directory)) == 0
-    assert len(read_history(directory)) == 12
-    assert [entry["loss"] for entry in read_history(directory)] == pytest.approx(losses(whole), abs=1e-5)
+    assert len(read_history(directory)) == 13, "the start, and twelve updates"
+    assert [entry["loss"] for entry in read_history(directory) if entry["step"]] == pytest.approx(
+        losses(whole), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_every_sharding_resumes_bit_for_bit(sharded: dict[str, Path], name: str) -> None:
+    """Stopped half-way and gone on by a new engine on two ranks, it ends where it would have without."""
+    unbroken, resumed = sharded[name], sharded[f"{name}-then-{name}/second"]
+    assert read_history(resumed) == read_history(unbroken)
+    expected, found = tensors_in(unbroken), tensors_in(resumed)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize(("first", "second"), CHANGES)
+def test_two_ranks_go_on_with_another_sharding(sharded: dict[str, Path], first: str, second: str) -> None:
+    unbroken, changed = sharded[second], sharded[f"{first}-then-{second}/second"]
+    assert len(read_history(changed)) == 12
+    assert [entry["loss"] for entry in read_history(changed)] == pytest.approx(
+        [entry["loss"] for entry in read_history(unbroken)], abs=1e-5
+    )
 
 
 def make_job(config: TrainingStageConfig, tokens: Artifact, directory: Path) -> TrainingJob:
@@ -216,8 +248,11 @@ def make_job(config: TrainingStageConfig, tokens: Artifact, directory: Path) -> 
 
 
 def train_on_two_ranks(configs: Mapping[str, TrainingStageConfig], tokens: Artifact, tmp_path: Path) -> dict[str, Path]:
-    """Train each configuration in turn on the same two processes; return where each one's files are."""
-    jobs = {name: make_job(config, tokens, tmp_path / name) for name, config in configs.items()}
+    """Train each configuration in turn on the same two processes; return where each one's files are.
+
+    Those called `<name>/...` go on from the one before them of that name.
+    """
+    jobs = {name: make_job(config, tokens, tmp_path / name.partition("/")[0]) for name, config in configs.items()}
     for name, job in jobs.items():
         job.write(tmp_path / f"{name}.json")
     attempt = Attempt.of(1, next(iter(configs.values())))
@@ -256,10 +291,23 @@ def test_another_models_checkpoint_is_refused(train: Train, here: RunHere) -> No
         train(stage_config(name="second", model=wider), previous=first)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(train: Train, here: RunHere) -> None:
+def test_a_loss_that_stays_no_number_ends_the_stage_after_its_roll_backs(train: Train, here: RunHere) -> None:
     config = stage_config(learning_rate=1e30, final_learning_rate=1e30, schedule="constant", warmup_steps=0)
-    with pytest.raises(TrainingDiverged, match=r"became (nan|inf) at update \d+ of stage 'first'"):
-        train(config)
+    incidents: list[str] = []
+    with pytest.raises(TrainingDiverged, match=r"not a number \((nan|inf)\) at update \d+ of stage 'first', after 5"):
+        train(config, log=Recorder(incidents))
+    assert len([text for text in incidents if "skipped, learning rate x 0.5" in text]) == 5
+
+
+class Recorder(logging.LoggerAdapter[logging.Logger]):
+    """A log that keeps its warnings."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.getLogger("test"), {})
+        self._kept = kept
+
+    def warning(self, message: object, *values: object, **options: Any) -> None:
+        self._kept.append(str(message) % values)
 
 
 def test_bf16_keeps_fp32_weights_in_the_checkpoint(train: Train, here: RunHere) -> None:
