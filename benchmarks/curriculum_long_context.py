@@ -130,8 +130,9 @@ def parse_arguments() -> argparse.Namespace:
 def describe_data(tokens: Artifact, arguments: argparse.Namespace) -> None:
     model = model_config(arguments)
     print(
-        f"{parameter_count(model).total / 1e6:.2f}M parameters, {arguments.tokens:,} tokens a schedule, {arguments.batch:,} an "
-        f"update, vocabulary {arguments.vocabulary:,}, {arguments.optimizer} at {arguments.rate:g}"
+        f"{parameter_count(model).total / 1e6:.2f}M parameters, {arguments.tokens:,} tokens a schedule, "
+        f"{arguments.batch:,} an update, vocabulary {arguments.vocabulary:,}, "
+        f"{arguments.optimizer} at {arguments.rate:g}"
     )
     for split in ("train", "validation"):
         data = TokenDataset.open(tokens, split)
@@ -326,21 +327,29 @@ def draw_positions(lines: Sequence[Line], held_out: HeldOut, path: Path) -> None
 
 
 def draw_learning(trained: Mapping[str, Sequence[Artifact]], path: Path) -> None:
-    """Training loss over the whole budget, stage after stage, as running means."""
+    """Loss over the whole budget, stage after stage: in training as running means, and held out (marks)."""
     figure, axes = new_chart("Learning curves", rows=9)
+    borders = [0]
     for schedule, checkpoints in trained.items():
-        tokens, losses, borders = [], [], [0]
+        entries: list[dict[str, float]] = []
+        borders = [0]
         for artifact in checkpoints:
             history = [json.loads(line) for line in artifact.path("history.jsonl").read_text().splitlines()]
-            tokens += [borders[-1] + entry["tokens"] for entry in history]
-            losses += [entry["loss"] for entry in history]
-            borders.append(tokens[-1])
-        smooth = running_mean(np.array(losses), max(1, len(losses) // 60))
-        axes.plot(np.array(tokens) / 1e6, smooth, color=LINE_COLORS[schedule], linewidth=1.5, label=schedule)
+            entries += [entry | {"tokens": entry["tokens"] + borders[-1]} for entry in history]
+            borders.append(int(entries[-1]["tokens"]))
+        losses = running_mean(np.array([entry["loss"] for entry in entries]), max(1, len(entries) // 40))
+        color = LINE_COLORS[schedule]
+        axes.plot([entry["tokens"] / 1e6 for entry in entries], losses, color=color, linewidth=1, alpha=0.5)
+        measured = [entry for entry in entries if "validation_loss" in entry]
+        places = [entry["tokens"] / 1e6 for entry in measured]
+        held_out = [entry["validation_loss"] for entry in measured]
+        axes.plot(places, held_out, "o-", color=color, linewidth=1.5, markersize=3, label=f"{schedule}, held out")
+    axes.grid(axis="x", visible=False)
     for border in borders[1:-1]:
-        axes.axvline(border / 1e6, color=GRID, linewidth=1)
-    axes.set_xlabel("million tokens; the upright lines are the borders of the stages", color=INK, fontsize=9)
-    axes.set_ylabel("training loss, nats a token", color=INK, fontsize=9)
+        axes.axvline(border / 1e6, color=INK, linewidth=0.8, linestyle=":")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_xlabel("million tokens; dotted: where a stage ends", color=INK, fontsize=9)
+    axes.set_ylabel("nats a token, at the context of the stage", color=INK, fontsize=9)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_chart(figure, path)
