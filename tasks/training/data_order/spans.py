@@ -189,10 +189,15 @@ def _copy(
     for span in range(len(starts)):
         cursor[0] = span
         start, place, count, index = starts[span], places[span], counts[span], indexes[span]
+        # One loop an array, over views that begin at 0: only so does the compiler make vector instructions of them.
+        taken = source[start : start + count]
+        own_tokens, own_targets = tokens[place : place + count], targets[place : place + count]
+        own_ids = document_ids[place : place + count]
         for offset in range(count):
-            tokens[place + offset] = source[start + offset]
-            document_ids[place + offset] = index
+            own_tokens[offset] = taken[offset]
         for offset in range(count - 1):
-            targets[place + offset] = tokens[place + offset + 1]
+            own_targets[offset] = taken[offset + 1]
+        for offset in range(count):
+            own_ids[offset] = index
         # The token after a stretch that ends within its document is the document's next one.
-        targets[place + count - 1] = NO_TARGET if ends[span] else source[start + count]
+        own_targets[count - 1] = NO_TARGET if ends[span] else source[start + count]
