@@ -28,10 +28,10 @@ import torch  # noqa: E402
 from model import HybridLM, preset  # noqa: E402
 from tasks.tokenization.token_shards import write_token_shard  # noqa: E402
 from tasks.training import TrainingStageConfig, trainer  # noqa: E402
+from tasks.training.data_order import Batch, Sampler  # noqa: E402
 from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed  # noqa: E402
 from tasks.training.job import TrainingJob  # noqa: E402
 from tasks.training.optimizer import adamw  # noqa: E402
-from tasks.training.sampler import Batch, Sampler  # noqa: E402
 
 WARMUP_UPDATES = 3
 

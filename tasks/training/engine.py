@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from model import HybridLM
 from tasks.training.config import TrainingStageConfig
+from tasks.training.data_order import Batch
 from tasks.training.optimizer import MuonWithAdamW, adamw
-from tasks.training.sampler import Batch
 from tasks.training.sharded_state import ShardedState
 
 
