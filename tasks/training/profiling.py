@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
 
-from infra.errors import StorageFull
 from infra.storage.local import atomic_file
 from tasks.training.config import TrainingStageConfig
 from tasks.training.engine import Placement
@@ -108,7 +109,8 @@ class StepProfiler:
     """Profiles updates of one stage: `with profiler.around(step):` around each, then `profiler.observe(step, seconds)`.
 
     Updates are counted from 1, as in the history. On ranks other than the first, and between profiles, `around`
-    is a dictionary look-up.
+    is a dictionary look-up. Profiles are written by a thread while training goes on: a large one takes minutes,
+    in which all ranks would wait for the first.
     """
 
     def __init__(
@@ -130,6 +132,8 @@ class StepProfiler:
         self._wanted: dict[int, tuple[int, str, bool]] = {}
         self._recording: _Recording | None = None
         self._profiled_step = 0
+        self._writer: Thread | None = None
+        self._written: SimpleQueue[str] = SimpleQueue()
         self._idle = nullcontext()
         if self._active:
             self._want_chosen(config)
@@ -142,7 +146,11 @@ class StepProfiler:
 
     def observe(self, step: int, seconds: float) -> SlowStep | None:
         """Take in how long an update took; the next one is profiled if this one was slow."""
-        if not self._active or step == self._profiled_step:  # a profiled update is slow by itself
+        if not self._active:
+            return None
+        if self._writer is not None and not self._writer.is_alive():
+            self._await_writer()
+        if step == self._profiled_step or self._writer is not None:  # slow by what is done to it
             return None
         slow = self._detector.observe(step, seconds)
         if slow is None:
@@ -155,9 +163,10 @@ class StepProfiler:
         return slow
 
     def close(self) -> None:
-        """Write what is being recorded, if anything: the stage ends or was interrupted."""
+        """Write what is being recorded, if anything (the stage ends or was interrupted), and wait for what is."""
         if self._recording is not None:
             self._finish(self._profiled_step)
+        self._await_writer()
 
     def _want_chosen(self, config: TrainingStageConfig) -> None:
         for steps in parse_steps(config.profile_steps or ""):
@@ -181,12 +190,13 @@ class StepProfiler:
             self._finish(step)
 
     def _start(self, step: int) -> None:
+        self._await_writer()
         last, reason, is_slow = self._wanted[step]
         activities = [ProfilerActivity.CPU]
         if self._device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         profiler = torch.profiler.profile(
-            activities=activities, record_shapes=True, profile_memory=True, with_flops=True, acc_events=True
+            activities=activities, record_shapes=True, profile_memory=True, with_flops=True
         )
         profiler.start()
         self._recording = _Recording(profiler, step, last, reason, is_slow)
@@ -197,16 +207,28 @@ class StepProfiler:
         recording.profiler.stop()
         for done in range(recording.first, recording.last + 1):
             self._wanted.pop(done, None)  # not again after a roll-back
+        self._await_writer()
+        self._writer = Thread(target=self._write, args=(recording, step), name="profile writer")
+        self._writer.start()
+
+    def _write(self, recording: _Recording, step: int) -> None:
         title = _title(recording, step)
         try:
             written = write_profile(
                 recording.profiler, self._directory, _name(recording, step), title,
                 steps=step - recording.first + 1, on_cuda=self._device.type == "cuda",
             )  # fmt: skip
-        except (OSError, StorageFull) as error:  # no reason to stop training
-            self._say(f"{title}, but the profile could not be written: {error}")
+        except Exception as error:  # noqa: BLE001 - told by the caller's thread, and no reason to stop training
+            self._written.put(f"{title}, but the profile could not be written: {error}")
         else:
-            self._say(f"{title}; {PROFILE_DIRECTORY}/{written.name}")
+            self._written.put(f"{title}; {PROFILE_DIRECTORY}/{written.name}")
+
+    def _await_writer(self) -> None:
+        """Let a profile be finished, and say so from the caller's thread."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+            self._say(self._written.get())
 
     def _slow_profiles(self) -> list[Path]:
         """Those of earlier attempts at the stage: the limit is for all together."""
@@ -268,7 +290,9 @@ def top_operators(averages: Sequence[Any], steps: int, *, on_cuda: bool) -> list
 
 def _text_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in aligned columns."""
-    names = list(rows[0]) if rows else []
+    if not rows:
+        return f"{title}\nno operator ran\n"
+    names = list(rows[0])
     cells = [[_written(row[name]) for name in names] for row in rows]
     widths = [max(len(line[index]) for line in [names, *cells]) for index in range(len(names))]
     lines = [title, "figures for one update; own: without what an operator calls", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,9 @@ def run_updates(profiler: StepProfiler, steps: range, seconds: dict[int, float] 
     for step in steps:
         with profiler.around(step):
             work()
+        for thread in threading.enumerate():
+            if thread.name == "profile writer":
+                thread.join()  # updates this short would be over before the profile is written
         profiler.observe(step, (seconds or {}).get(step, 1.0))
 
 
@@ -121,6 +125,7 @@ def test_the_update_after_a_slow_one_is_profiled_with_the_reason_so_many_times(t
     config = stage_config(slow_step_profiles=2, tokens=100 * 256)
     profiler = StepProfiler(config, Placement(0, 1, CPU), tmp_path, on_slow=slow.append)
     run_updates(profiler, range(1, 50), {20: 9.0, 21: 9.0, 30: 8.0, 40: 8.0})
+    profiler.close()
     assert [found.step for found in slow] == [20, 30, 40], "a profiled update is slow by itself"
     assert [found.action for found in slow] == [
         "update 21 is profiled", "update 31 is profiled", "the stage has its profiles already"
@@ -134,12 +139,36 @@ def test_the_update_after_a_slow_one_is_profiled_with_the_reason_so_many_times(t
     assert len(read_profiles(tmp_path)) == 2, "all attempts at a stage share the limit"
 
 
+def test_training_goes_on_while_a_profile_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_write = threading.Event()
+    real = profiling.write_profile
+
+    def wait_and_write(*arguments: Any, **options: Any) -> Path:
+        may_write.wait()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(profiling, "write_profile", wait_and_write)
+    said: list[str] = []
+    slow: list[SlowStep] = []
+    config = stage_config(profile_steps="30,60", tokens=100 * 256)
+    profiler = StepProfiler(config, Placement(0, 1, CPU), tmp_path, on_slow=slow.append, say=said.append)
+    for step in range(1, 51):
+        with profiler.around(step):
+            pass
+        profiler.observe(step, 9.0 if step in (29, 40) else 1.0)
+    assert said == [] and [found.step for found in slow] == [29], "an update beside a writer is no measure"
+    may_write.set()
+    profiler.close()
+    assert said == ["update 30 profiled: chosen by profile_steps; profiles/update-30.trace.json.gz"]
+
+
 def test_an_update_that_fails_leaves_its_profile_and_its_error(tmp_path: Path) -> None:
     profiler = StepProfiler(stage_config(profile_steps="3-6"), Placement(0, 1, CPU), tmp_path)
     run_updates(profiler, range(1, 4))
     with pytest.raises(ZeroDivisionError), profiler.around(4):
         work()
         raise ZeroDivisionError
+    profiler.close()
     assert [profile["title"] for profile in read_profiles(tmp_path)] == [
         "updates 3 to 4 profiled: chosen by profile_steps"
     ]
