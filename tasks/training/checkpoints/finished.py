@@ -83,7 +83,8 @@ class OptimizerState(SlicedTensors):
             index = _OptimizerIndex.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ArtifactCorrupted(
-                f"optimiser state '{path}' cannot be read ({error}).", "train the previous stage again."
+                f"optimiser state '{path}' cannot be read ({str(error).splitlines()[0]}).",
+                "train the previous stage again.",
             ) from error
         super().__init__(directory, index.tensors)
         self.optimizer_step = index.optimizer_step

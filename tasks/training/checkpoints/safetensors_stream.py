@@ -64,7 +64,7 @@ def _write(stream: BinaryIO, beginning: bytes, values: Iterable[Tensor]) -> tupl
     stream.write(beginning)
     size = len(beginning)
     for piece in values:
-        data = memoryview(piece.detach().contiguous().view(-1).numpy()).cast("B")
+        data = piece.detach().contiguous().view(-1).numpy().data.cast("B")
         for start in range(0, len(data), _BLOCK_BYTES):
             block = data[start : start + _BLOCK_BYTES]
             digest.update(block)
