@@ -132,7 +132,7 @@ class StepProfiler:
         self._wanted: dict[int, tuple[int, str, bool]] = {}
         self._recording: _Recording | None = None
         self._profiled_step = 0
-        self._writer: Thread | None = None
+        self._writers: list[Thread] = []
         self._written: SimpleQueue[str] = SimpleQueue()
         self._idle = nullcontext()
         if self._active:
@@ -148,9 +148,8 @@ class StepProfiler:
         """Take in how long an update took; the next one is profiled if this one was slow."""
         if not self._active:
             return None
-        if self._writer is not None and not self._writer.is_alive():
-            self._await_writer()
-        if step == self._profiled_step or self._writer is not None:  # slow by what is done to it
+        self._tell_written()
+        if step == self._profiled_step or self._writers:  # slow by what is done to it
             return None
         slow = self._detector.observe(step, seconds)
         if slow is None:
@@ -166,7 +165,9 @@ class StepProfiler:
         """Write what is being recorded, if anything (the stage ends or was interrupted), and wait for what is."""
         if self._recording is not None:
             self._finish(self._profiled_step)
-        self._await_writer()
+        for writer in self._writers:
+            writer.join()
+        self._tell_written()
 
     def _want_chosen(self, config: TrainingStageConfig) -> None:
         for steps in parse_steps(config.profile_steps or ""):
@@ -190,7 +191,6 @@ class StepProfiler:
             self._finish(step)
 
     def _start(self, step: int) -> None:
-        self._await_writer()
         last, reason, is_slow = self._wanted[step]
         activities = [ProfilerActivity.CPU]
         if self._device.type == "cuda":
@@ -207,9 +207,9 @@ class StepProfiler:
         recording.profiler.stop()
         for done in range(recording.first, recording.last + 1):
             self._wanted.pop(done, None)  # not again after a roll-back
-        self._await_writer()
-        self._writer = Thread(target=self._write, args=(recording, step), name="profile writer")
-        self._writer.start()
+        writer = Thread(target=self._write, args=(recording, step), name="profile writer")
+        writer.start()
+        self._writers.append(writer)
 
     def _write(self, recording: _Recording, step: int) -> None:
         title = _title(recording, step)
@@ -223,12 +223,12 @@ class StepProfiler:
         else:
             self._written.put(f"{title}; {PROFILE_DIRECTORY}/{written.name}")
 
-    def _await_writer(self) -> None:
-        """Let a profile be finished, and say so from the caller's thread."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-            self._say(self._written.get())
+    def _tell_written(self) -> None:
+        """Say what writers have finished, from the caller's thread."""
+        if self._writers:
+            self._writers = [writer for writer in self._writers if writer.is_alive()]
+            while not self._written.empty():
+                self._say(self._written.get())
 
     def _slow_profiles(self) -> list[Path]:
         """Those of earlier attempts at the stage: the limit is for all together."""

@@ -162,6 +162,19 @@ def test_training_goes_on_while_a_profile_is_written(tmp_path: Path, monkeypatch
     assert said == ["update 30 profiled: chosen by profile_steps; profiles/update-30.trace.json.gz"]
 
 
+def test_profiles_may_follow_each_other_while_the_first_is_written(tmp_path: Path) -> None:
+    said: list[str] = []
+    profiler = StepProfiler(stage_config(profile_steps="2,3,4,5"), Placement(0, 1, CPU), tmp_path, say=said.append)
+    for step in range(1, 8):
+        with profiler.around(step):
+            work()
+        profiler.observe(step, 1.0)
+    profiler.close()
+    assert len(said) == 4 and not any("could not" in text for text in said)
+    for profile in read_profiles(tmp_path):
+        assert next(row for row in profile["operators"] if row["operator"] == "aten::mm")["calls"] == 3
+
+
 def test_an_update_that_fails_leaves_its_profile_and_its_error(tmp_path: Path) -> None:
     profiler = StepProfiler(stage_config(profile_steps="3-6"), Placement(0, 1, CPU), tmp_path)
     run_updates(profiler, range(1, 4))
@@ -200,7 +213,7 @@ def test_a_disk_without_room_costs_the_profile_not_the_training(
     said: list[str] = []
     monkeypatch.setattr(profiling, "write_profile", refuse)
     profiler = StepProfiler(stage_config(profile_steps="1"), Placement(0, 1, CPU), tmp_path, say=said.append)
-    run_updates(profiler, range(1, 3))
+    run_updates(profiler, range(1, 4))
     assert "could not be written: no space left" in said[0]
 
 
