@@ -12,7 +12,7 @@ from tasks.reporting.blocks import Chart
 from tasks.reporting.formatting import number
 
 _WIDE, _NARROW = (760, 280), (350, 230)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 42, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 42, 40
 _MAXIMUM_POINTS = 400
 
 
