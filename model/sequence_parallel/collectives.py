@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.errors import ConfigurationError
+from model.ops.untraced import untraced
 from model.sequence_parallel.context import SequenceParallel
 
 
@@ -41,12 +42,14 @@ def start_gather(tensor: Tensor, context: SequenceParallel) -> Gathering:
     return Gathering(gathered, work)
 
 
+@untraced
 def exchange(parts: Tensor, context: SequenceParallel) -> Tensor:
     """`parts` `[ranks, ...]`, one for each rank, to the parts that all ranks had for this one, `[ranks, ...]`."""
     exchanged: Tensor = _Exchange.apply(parts, context)
     return exchanged
 
 
+@untraced
 def from_previous_rank(rows: Tensor, count: int, context: SequenceParallel) -> Tensor:
     """The last `count` tokens of the previous slice, `[batch, count, channels]`; zeros before the first slice.
 

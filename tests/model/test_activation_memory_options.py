@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import pytest
 import torch
@@ -65,6 +68,80 @@ def test_offloaded_inputs_are_not_held_where_they_were(recomputed: HybridLM, row
     recomputed.offload_activations = True
     loss = recomputed.loss(rows[:, :-1], rows[:, 1:])
     assert loss.requires_grad and entered[0]() is None
+
+
+class _FakeGPU:
+    """Records what is asked of a GPU: `torch` as the module under test sees it, its tensors and its streams."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.stream = "computing"
+        monkeypatch.setattr(torch.cuda, "Stream", lambda _device: _FakeStream(self, "copying"))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: _FakeStream(self, self.stream))
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: _FakeTensor(self, "host", pin_memory))
+
+    @contextmanager
+    def on(self, stream: _FakeStream) -> Iterator[None]:
+        before, self.stream = self.stream, stream.name
+        yield
+        self.stream = before
+
+
+class _FakeStream:
+    def __init__(self, gpu: _FakeGPU, name: str) -> None:
+        self.gpu, self.name = gpu, name
+
+    def wait_stream(self, other: _FakeStream) -> None:
+        self.gpu.calls.append(f"{self.name} waits for {other.name}")
+
+
+class _FakeTensor:
+    is_cuda, device, shape, dtype = True, torch.device("cuda"), (1, 2, 3), torch.float32
+
+    def __init__(self, gpu: _FakeGPU, name: str, pinned: bool = False) -> None:
+        self.gpu, self.name, self.pinned = gpu, name, pinned
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        return True
+
+    def copy_(self, other: _FakeTensor, non_blocking: bool) -> None:
+        assert self.pinned and non_blocking
+        self.name = f"{other.name} on the host"
+        self.gpu.calls.append(f"{self.gpu.stream}: take {other.name}")
+
+    def to(self, _device: torch.device, non_blocking: bool) -> _FakeTensor:
+        assert non_blocking
+        self.gpu.calls.append(f"{self.gpu.stream}: bring {self.name}")
+        return _FakeTensor(self.gpu, f"{self.name}, back")
+
+    def record_stream(self, stream: _FakeStream) -> None:
+        self.gpu.calls.append(f"{self.name} is used by {stream.name}")
+
+
+def test_copies_to_and_from_a_gpu_go_beside_the_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = _FakeGPU(monkeypatch)
+    transfers = activation_offload._Transfers()
+    kept = [transfers.take(cast("Tensor", _FakeTensor(gpu, name))) for name in ("first", "second")]
+    taken = [
+        ("copying waits for computing", f"copying: take {name}", f"{name} is used by copying")
+        for name in ("first", "second")
+    ]
+    assert gpu.calls == [call for calls in taken for call in calls]
+    gpu.calls.clear()
+    transfers.give(kept[1])
+    assert gpu.calls == [
+        "copying: bring second on the host",
+        "computing waits for copying",
+        "second on the host, back is used by computing",
+        "copying: bring first on the host",
+    ]
+    gpu.calls.clear()
+    transfers.give(kept[0])
+    assert gpu.calls == ["computing waits for copying", "first on the host, back is used by computing"]
 
 
 def test_offloading_needs_recomputation(rows: Tensor) -> None:

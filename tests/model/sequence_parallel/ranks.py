@@ -165,7 +165,7 @@ def all_outcomes(directory: Path) -> dict[str, Outcome]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
     failed = [process.exitcode for process in processes if process.exitcode != 0]
     for process in processes:
         process.kill()

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+from torch.distributed import ProcessGroup
 
-from model import ConfigurationError, preset
-from model.sequence_parallel import check_sequence_parallel, own_slice, slice_batch
+from model import CacheError, ConfigurationError, HybridLM, preset
+from model.sequence_parallel import SequenceParallel, check_sequence_parallel, own_slice, slice_batch
+from model.sequence_parallel.collectives import from_previous_rank
+from model.sequence_parallel.heads import rows_of_own_heads
 
 
 def test_slices_put_together_are_the_row() -> None:
@@ -42,3 +47,33 @@ def test_what_ranks_can_share_is_accepted() -> None:
     check_sequence_parallel(config, 96, 4)
     check_sequence_parallel(config, 3, 1)
     check_sequence_parallel(config.changed(pattern=("hgrn2",)), 96, 8)
+
+
+@pytest.fixture
+def second_of_three() -> SequenceParallel:
+    """A place in a group that is never spoken to."""
+    return SequenceParallel(cast("ProcessGroup", None), rank=1, size=3)
+
+
+def test_heads_that_cannot_be_divided_are_refused(second_of_three: SequenceParallel) -> None:
+    heads = torch.zeros(1, 4, 4, 8)
+    with pytest.raises(ConfigurationError, match="attention_heads=4 cannot be divided among 3 ranks"):
+        rows_of_own_heads(heads, heads, heads, second_of_three)
+
+
+def test_slices_shorter_than_a_convolution_reaches_are_refused(second_of_three: SequenceParallel) -> None:
+    with pytest.raises(ConfigurationError, match="slices of 2 tokens are shorter than the 3"):
+        from_previous_rank(torch.zeros(1, 2, 8), 3, second_of_three)
+
+
+def test_generation_does_not_share_rows(second_of_three: SequenceParallel, miniature: HybridLM) -> None:
+    with pytest.raises(CacheError, match="sequence_parallel with a cache"):
+        miniature.hidden_states(
+            torch.zeros(1, 3, dtype=torch.long), cache=miniature.new_cache(), sequence_parallel=second_of_three
+        )
+
+
+def test_a_group_of_one_is_no_group(miniature: HybridLM, tokens: torch.Tensor) -> None:
+    alone = SequenceParallel(cast("ProcessGroup", None), rank=0, size=1)
+    hidden = miniature.hidden_states(tokens, sequence_parallel=alone)
+    assert torch.equal(hidden, miniature.hidden_states(tokens))
