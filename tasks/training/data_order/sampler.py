@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,18 @@ class GroupStatistics:
     def epochs(self, rows: int, context_tokens: int) -> float:
         """How often each of its tokens is seen in so many rows of the run."""
         return rows * self.rows_share * context_tokens * (1 - self.padded_share) / self.tokens
+
+    def as_row(self, rows: int, context_tokens: int) -> dict[str, Any]:
+        """A line of a table for people, about so many rows of the run."""
+        return {
+            "source": self.source or "all",
+            "documents": self.kind,
+            "number": self.documents,
+            "tokens": self.tokens,
+            "share of rows": round(self.rows_share, 4),
+            "epochs": round(self.epochs(rows, context_tokens), 3),
+            "padding": round(self.padded_share, 6),
+        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,10 @@ class Sampler:
             )
             for group, rows, count in zip(self._groups, self._row_sources, counts, strict=True)
         ]
+
+    def table(self, rows: int) -> list[dict[str, Any]]:
+        """The statistics as a table for people, about so many rows of the run; plain data."""
+        return [one.as_row(rows, self.context_tokens) for one in self.statistics()]
 
     def batch(self, first_row: int, rows: int) -> Batch:
         """Rows [first_row, first_row + rows) of the run."""

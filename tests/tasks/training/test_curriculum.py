@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from tasks.training import CurriculumStage, TrainingConfig, place_stages
 from tasks.training.data_order import LongDocuments
 from tests.tasks.training.conftest import MODEL
+from tests.tasks.training.data_order.numbered_corpus import Corpus
 
 BOOKS: dict[str, Any] = {"mixture": {"books": 1.0}}
 
@@ -80,3 +83,23 @@ def test_a_resolved_stage_deals_out_its_own_rows() -> None:
     (_, second) = (one.resolve(TrainingConfig(), MODEL) for one in place_stages((stage("one", repeat=2),)))
     assert second.batch_plan.first_row(0, 0, 0) == 30
     assert second.batch_plan.first_row(3, 0, 0) == 36
+
+
+def test_a_stage_and_the_one_that_continues_it_see_the_rows_of_one_stage() -> None:
+    corpus = Corpus([5, 40, 9, 13, 80] * 60)
+    for packing in ("stream", "best_fit"):
+        fields: dict[str, Any] = {"packing": packing}
+        stages = (stage("one", **fields), stage("more", continues="one", **fields))
+        first, second = (one.resolve(TrainingConfig(), MODEL) for one in place_stages(stages))
+        (whole,) = (
+            one.resolve(TrainingConfig(), MODEL) for one in place_stages((stage("one", tokens=2000, **fields),))
+        )
+        expected = whole.sampler(corpus).batch(0, 60).tokens
+        parts = [one.sampler(corpus).batch(one.batch_plan.batch_start(0), 30).tokens for one in (first, second)]
+        assert torch.equal(torch.cat(parts), expected)
+
+
+def test_shares_too_small_for_the_rounds_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"mixture and long_documents.share together .* 0.0005, below 1/1024"):
+        stage("one", mixture={"books": 1.0, "mail": 99.0}, long_documents=LongDocuments(share=0.95))
+    stage("one", mixture={"books": 1.0, "mail": 99.0}, long_documents=LongDocuments(share=1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -46,6 +47,16 @@ def test_statistics_tell_what_qualifies() -> None:
     assert [one.rows_share for one in made.statistics()] == pytest.approx([0.525, 0.225, 0.175, 0.075], abs=1e-3)
     books = made.statistics()[0]
     assert books.epochs(MIXTURE_ROUND_ROWS, 16) == pytest.approx(books.rows_share * MIXTURE_ROUND_ROWS * 16 / 280)
+
+
+def test_the_table_is_plain_data_about_a_stages_rows() -> None:
+    made = sampler(Corpus([8, 24, 5]), packing="best_fit", long_documents=LongDocuments(minimum_tokens=20, share=0.75))
+    assert json.loads(json.dumps(made.table(64))) == [
+        {"source": "all", "documents": "long", "number": 1, "tokens": 24}
+        | {"share of rows": 0.75, "epochs": 24.0, "padding": 0.25},
+        {"source": "all", "documents": "short", "number": 2, "tokens": 13}
+        | {"share of rows": 0.25, "epochs": 16.0, "padding": 0.1875},
+    ]
 
 
 def test_half_a_row_is_long_when_nothing_else_is_said() -> None:
