@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model import HybridLM
+from model.sequence_parallel import SequenceParallel
 from tasks.training.config import TrainingStageConfig
 from tasks.training.data_order import Batch
 from tasks.training.optimizer import MuonWithAdamW, adamw
@@ -85,12 +86,15 @@ def start_distributed(config: TrainingStageConfig, deepspeed: ModuleType) -> Pla
 class _Loss(nn.Module):
     """The loss as a forward pass: DeepSpeed hooks `forward`, and ZeRO-3 gathers weights there."""
 
-    def __init__(self, model: HybridLM) -> None:
+    def __init__(self, model: HybridLM, sequence_parallel: SequenceParallel | None) -> None:
         super().__init__()
         self.model = model
+        self._sequence_parallel = sequence_parallel
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch.tokens, batch.targets, batch.document_ids)
+        return self.model.loss(
+            batch.tokens, batch.targets, batch.document_ids, sequence_parallel=self._sequence_parallel
+        )
 
 
 class TrainingEngine:
@@ -106,9 +110,12 @@ class TrainingEngine:
         torch.manual_seed(config.seed)
         model = HybridLM(config.stage_model)
         model.gradient_checkpointing = config.gradient_checkpointing
+        model.offload_activations = config.offload_activations
+        model.feed_forward_chunk_tokens = config.feed_forward_chunk_tokens
+        shared = SequenceParallel.of_neighbours(config.sequence_parallel) if config.sequence_parallel > 1 else None
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(
-            model=_Loss(model), optimizer=_optimizer(model, config), config=config.deepspeed_config()
+            model=_Loss(model, shared), optimizer=_optimizer(model, config), config=config.deepspeed_config()
         )
         # By the names of HybridLM; a tied head appears once.
         self._parameters: dict[str, Any] = dict(self._engine.module.model.named_parameters())

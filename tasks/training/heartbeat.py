@@ -1,6 +1,6 @@
 """What each rank is doing, in a small file of its own, so that a hung step can be told from a slow one and named.
 
-A beat costs one `pwrite` of 256 bytes (a few microseconds), so a rank beats at every phase of every update. Times
+A beat costs one `pwrite` of half a kilobyte (a few microseconds), so a rank beats at every phase of every update. Times
 are of the machine's monotonic clock, which all its processes share and which stands still while a laptop sleeps.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,8 @@ _ORDER: dict[str, int] = {
     "checkpoint": 7,
     "export": 8,
 }
-_FILE_BYTES = 256
+_FILE_BYTES = 512
+_DETAIL_LETTERS = 80
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,15 @@ class Heartbeat:
 
     def enter(self, phase: Phase, step: int, detail: str = "") -> None:
         """A phase begins, after `step` finished updates."""
-        beat = Beat(self._rank, self._pid, step, phase, time.monotonic(), detail[:80])
-        os.pwrite(self._file, json.dumps(asdict(beat)).encode()[:_FILE_BYTES].ljust(_FILE_BYTES), 0)
+        self._write(Beat(self._rank, self._pid, step, phase, time.monotonic(), detail[:_DETAIL_LETTERS]))
+
+    def detail(self, text: str) -> None:
+        """What the phase is at; it goes on lasting."""
+        self._write(replace(self._beat, detail=text[:_DETAIL_LETTERS]))
+
+    def _write(self, beat: Beat) -> None:
+        self._beat = beat
+        os.pwrite(self._file, json.dumps(asdict(beat)).encode().ljust(_FILE_BYTES)[:_FILE_BYTES], 0)
 
     def close(self) -> None:
         """Free the file; what it says last stays."""

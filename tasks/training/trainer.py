@@ -50,6 +50,7 @@ from tasks.training.job import (
     TrainingJob,
     emit,
 )
+from tasks.training.loading import LoadedUpdate, Loader
 from tasks.training.profiling import SlowStep, StepProfiler
 from tasks.training.roll_back import (
     BadStep,
@@ -61,6 +62,9 @@ from tasks.training.roll_back import (
 )
 from tasks.training.telemetry import Meter
 from tasks.training.validation import Validation
+
+#: Longest wait for the reading of rows to get on, unless the restart policy says.
+LOADER_STALL_SECONDS = 300.0
 
 
 class Interruption:
@@ -84,7 +88,13 @@ class Trainer:
         self.plan = config.batch_plan
         self.heartbeat = Heartbeat(job.heartbeats, placement.rank)
         self.interruption = Interruption()
-        self.sampler = config.sampler(job.training_documents())
+        self.loader = Loader(
+            config.sampler(job.training_documents()),
+            self.plan,
+            placement.rank,
+            device=placement.device,
+            stall_seconds=config.restart.hang_seconds or LOADER_STALL_SECONDS,
+        )
         self.validation = Validation.of(job, placement, engine)
         self.checkpoints = CheckpointStore(
             job.checkpoints,
@@ -99,13 +109,14 @@ class Trainer:
         self.timing: list[dict[str, Any]] = []
         self.roll_backs: list[RollBack] = []
         self.batches = BatchNumbers()
-        self.updates_done = 0
         self.save_is_owed = False
         self.last_save = time.monotonic()
 
     def run(self) -> bool:
         """Train to the end; False when interrupted (a checkpoint is left). Raises TrainingDiverged."""
         step = self._resume()
+        if step or self.batches.skipped:
+            self.loader.seat(step, self.batches)
         self._say(self.meter.describe())
         self.meter.started()
         while step < self.config.steps:
@@ -121,7 +132,6 @@ class Trainer:
 
     def advance(self, step: int) -> bool:
         """Make update `step` and what is due after it; return whether the run was asked to stop. Raises BadStep."""
-        self.updates_done = step
         started = time.perf_counter()
         with self.profiler.around(step + 1):
             record, stop, save_is_due = self._update(step)
@@ -157,6 +167,7 @@ class Trainer:
 
     def close(self) -> None:
         """Free files and threads."""
+        self.loader.close()
         self.profiler.close()
         self.meter.close()
         self.heartbeat.close()
@@ -165,8 +176,9 @@ class Trainer:
 
     def _update(self, step: int) -> tuple[dict[str, Any], bool, bool]:
         """(record, whether to stop, whether a checkpoint is due by time). Raises BadStep, on all ranks alike."""
-        batch = self.batches.batch(step)
-        share = self._accumulate(batch)
+        loaded = self._load(step)
+        self.heartbeat.enter("forward and backward", step)
+        share = self._accumulate(loaded)
         self.heartbeat.enter("exchange", step)
         loss, stop, save_is_due = self._agree(share)
         self.heartbeat.enter("update", step)
@@ -183,32 +195,29 @@ class Trainer:
         record = {
             "step": step + 1,
             "tokens": (step + 1) * self.config.batch_tokens,
-            "batch": batch,
+            "batch": loaded.batch,
             "loss": loss,
             "learning_rate": learning_rate,
             "gradient_norm": norm,
         }
         return record, stop, save_is_due
 
-    def _accumulate(self, batch_number: int) -> torch.Tensor:
-        """Forward and backward over this rank's rows of a batch; its share of the mean loss, nats a token."""
-        plan, done = self.plan, self.updates_done
-        targets = self.sampler.target_count(plan.batch_start(batch_number), plan.rows_per_step)
+    def _accumulate(self, loaded: LoadedUpdate) -> torch.Tensor:
+        """Forward and backward over this rank's rows of an update; its share of the mean loss, nats a token."""
+        plan = self.plan
         total = torch.zeros((), device=self.placement.device)
-        for micro_step in range(plan.accumulation):
-            self.heartbeat.enter("data", done)
-            with self.meter.data_wait:
-                batch = self.sampler.batch(
-                    plan.first_row(batch_number, micro_step, self.placement.rank), plan.micro_batch
-                )
-                batch = batch.slice(plan.sequence_rank(self.placement.rank), plan.sequence_parallel)
-            self.heartbeat.enter("forward and backward", done)
+        for batch in loaded.micro_batches:
             # DeepSpeed divides by the micro-batches and the ranks; what remains is the mean over all targets.
-            weight = batch.target_count * plan.accumulation * plan.ranks / targets
+            weight = batch.target_count * plan.accumulation * plan.ranks / loaded.target_count
             total += self.engine.forward_backward(batch, weight)
-            if micro_step + 1 < plan.accumulation:
+            if batch is not loaded.micro_batches[-1]:
                 self.engine.pass_over()
         return total / (plan.accumulation * plan.ranks)
+
+    def _load(self, step: int) -> LoadedUpdate:
+        self.heartbeat.enter("data", step)
+        with self.meter.data_wait:
+            return self.loader.next(self.heartbeat.detail)
 
     def _agree(self, share: torch.Tensor) -> tuple[float, bool, bool]:
         """(loss, whether to stop, whether a checkpoint is due by time), the same on all ranks."""
@@ -309,6 +318,7 @@ class Trainer:
             )
         self.roll_backs.append(RollBack(step, batch, max(changed, checkpoint.step), bad.kind, bad.value))
         self._restore(checkpoint)
+        self.loader.seat(checkpoint.step, self.batches)
         if self.placement.is_first:
             action = (
                 f"back to update {checkpoint.step}, batch {batch} skipped, learning rate x {policy.rate_factor:g} "

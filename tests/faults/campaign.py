@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -38,7 +39,7 @@ from infra.processes import stop_tree
 from tasks.tokenization.token_shards import write_token_shard
 from tasks.training import TrainingStageConfig
 from tasks.training.incidents import Incident, IncidentLog
-from tasks.training.job import HISTORY_FILE, TrainingJob
+from tasks.training.job import HISTORY_FILE, ROLL_BACK_FILE, TrainingJob
 from tasks.training.policy import RestartPolicy, RollBackPolicy
 from tasks.training.roll_back import RollBack, rate_share, skipped_batches
 from tasks.training.supervision import Supervisor
@@ -146,6 +147,11 @@ class Run:
             module=MODULE,
         ).run()
 
+    def roll_backs(self) -> list[dict[str, Any]]:
+        """What the trainer went back for."""
+        path = self.job.output / ROLL_BACK_FILE
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def history(self) -> list[dict[str, Any]]:
         """One entry an update."""
         return [json.loads(line) for line in (self.job.output / HISTORY_FILE).read_text().splitlines()]
@@ -168,10 +174,11 @@ class Injector:
         self._random = random.Random(plan.seed)
         self._directory = directory
         self._proxy, self._balloon, self._say = proxy, balloon, say
-        kinds = plan.kinds or tuple(
-            kind for kind in FAULTS
+        kinds = tuple(
+            kind
+            for kind in plan.kinds or FAULTS
             if (proxy is not None or not FAULTS[kind].needs_store) and (balloon is not None or kind != "full disk")
-        )  # fmt: skip
+        )
         rounds = -(-plan.faults // len(kinds))
         self._coming = list(kinds) * rounds
         self._random.shuffle(self._coming)
@@ -358,15 +365,17 @@ def policy_differences(run: Run, poisoned: set[int]) -> list[str]:
     roll_backs = [RollBack.from_json(record) for record in run.roll_backs()]
     told = []
     if {roll_back.batch for roll_back in roll_backs} != poisoned:
-        told.append(f"rolled back at batches {sorted(b.batch for b in roll_backs)}, poisoned were {sorted(poisoned)}")
+        found = sorted(roll_back.batch for roll_back in roll_backs)
+        told.append(f"rolled back at batches {found}, poisoned were {sorted(poisoned)}")
     skipped = set(skipped_batches(roll_backs, config.roll_back))
     if trained := skipped & {entry["batch"] for entry in history if entry["step"]}:
         told.append(f"the batches {sorted(trained)} were to be skipped and were trained on")
     for entry in history:
-        expected = config.learning_rate_at(entry["step"] - 1) * rate_share(
-            entry["step"] - 1, [b for b in roll_backs if b.to_step < entry["step"]], config.roll_back
-        )
-        if entry["step"] and abs(entry["learning_rate"] - expected) > 1e-12:
+        if not entry["step"]:
+            continue
+        update = entry["step"] - 1
+        expected = config.learning_rate_at(update) * rate_share(update, roll_backs, config.roll_back)
+        if abs(entry["learning_rate"] - expected) > 1e-12:
             told.append(f"update {entry['step']} was made at {entry['learning_rate']}, the policy says {expected}")
             break
     return told
@@ -393,6 +402,7 @@ def object_store() -> Iterator[tuple[FaultProxy, str]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -467,14 +477,14 @@ def poison_campaign(plan: Plan, directory: Path, say: Say) -> Outcome:
 
 def show(title: str, outcome: Outcome) -> None:
     """Print the table of one campaign."""
-    print(f"\n{title}: {sum(outcome.struck.values())} faults in {outcome.seconds:,.0f} s, no manual step")  # noqa: T201
+    print(f"\n{title}: {sum(outcome.struck.values())} faults in {outcome.seconds:,.0f} s, no manual step")
     for kind, count in sorted(outcome.struck.items()):
-        print(f"  {kind:24} {count:4}")  # noqa: T201
+        print(f"  {kind:24} {count:4}")
     told = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.incidents.items()))
-    print(f"  incidents recorded: {told}")  # noqa: T201
-    print("  losses and weights: " + ("equal" if not outcome.differences else "DIFFERENT"))  # noqa: T201
+    print(f"  incidents recorded: {told}")
+    print("  losses and weights: " + ("equal" if not outcome.differences else "DIFFERENT"))
     for difference in outcome.differences:
-        print(f"    {difference}")  # noqa: T201
+        print(f"    {difference}")
 
 
 def main() -> int:
@@ -489,10 +499,10 @@ def main() -> int:
 
     def say(text: str) -> None:
         if not arguments.quiet:
-            print(text, flush=True)  # noqa: T201
+            print(text, flush=True)
 
     plan = Plan(arguments.faults, arguments.updates, arguments.ranks, arguments.seed)
-    poison_plan = Plan(max(4, arguments.faults // 10), arguments.updates // 2, arguments.ranks, arguments.seed)
+    poison_plan = Plan(max(4, arguments.faults // 10), 100, arguments.ranks, arguments.seed)
     with tempfile.TemporaryDirectory() as directory:
         try:
             exact = exact_campaign(plan, Path(directory) / "exact", say)
@@ -502,7 +512,7 @@ def main() -> int:
                 stop_tree(process.pid, 1)
     show("Faults outside the mathematics", exact)
     show("Poisoned batches, and kills besides", poisoned)
-    print(f"\nfaults survived: {sum((exact.struck + poisoned.struck).values())}")  # noqa: T201
+    print(f"\nfaults survived: {sum((exact.struck + poisoned.struck).values())}")
     return int(bool(exact.differences or poisoned.differences))
 
 

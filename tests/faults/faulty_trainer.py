@@ -17,6 +17,7 @@ import torch
 from tasks.training import trainer
 from tasks.training.data_order import Batch, Sampler
 from tasks.training.job import TrainingJob
+from tasks.training.loading import LoadedUpdate
 
 
 def poison(job_path: Path) -> None:
@@ -33,9 +34,9 @@ def poison(job_path: Path) -> None:
 def _without_numbers(batches: set[int]) -> None:
     accumulate = trainer.Trainer._accumulate
 
-    def poisoned(self: Any, batch: int) -> torch.Tensor:
-        loss = accumulate(self, batch)
-        return loss * math.nan if batch in batches else loss
+    def poisoned(self: Any, loaded: LoadedUpdate) -> torch.Tensor:
+        loss = accumulate(self, loaded)
+        return loss * math.nan if loaded.batch in batches else loss
 
     trainer.Trainer._accumulate = poisoned  # type: ignore[method-assign]
 

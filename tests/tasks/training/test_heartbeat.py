@@ -15,6 +15,10 @@ def test_the_last_phase_of_every_rank_is_read(tmp_path: Path) -> None:
     assert [(beat.rank, beat.phase, beat.step) for beat in beats] == [(0, "exchange", 7), (1, "data", 7)]
     assert min(beats, key=lambda beat: beat.progress).rank == 1, "the other only waits for it"
     assert beats[1].describe().startswith("rank 1 in 'data (shard train-00003, document 12")
+    since = beats[1].since
+    second.detail("shard train-00004")
+    assert read_beats(tmp_path, range(2))[1].detail == "shard train-00004"
+    assert read_beats(tmp_path, range(2))[1].since == since, "the phase goes on lasting"
     first.enter("update", 7)
     assert read_beats(tmp_path, range(2))[0].phase == "update"
     first.close()

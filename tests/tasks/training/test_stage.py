@@ -168,6 +168,10 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "zero-1": WHOLE | {"ranks": 2, "zero_stage": 1},
     "zero-2": WHOLE | {"ranks": 2, "zero_stage": 2},
     "zero-3": WHOLE | {"ranks": 2, "zero_stage": 3, "gradient_checkpointing": True},
+    # Rows shared by both ranks, each with half of their tokens.
+    "sequence-parallel": WHOLE | {"ranks": 2, "sequence_parallel": 2},
+    "sequence-parallel-zero-3": WHOLE
+    | {"ranks": 2, "sequence_parallel": 2, "zero_stage": 3, "gradient_checkpointing": True},
 }
 HALF = {"tokens": 6 * 256}
 UNCHANGED = ["zero-1", "zero-3"]
