@@ -18,14 +18,14 @@ import xxhash
 from torch import Tensor, nn
 
 from infra.errors import ConfigurationError, PipelineError
-from model import load
+from model import HybridLM, load
 from tasks.finetuning.adapters import ADAPTER_DIRECTORY, add_adapters, save_adapters, trainable
 from tasks.finetuning.answers import AnswerSampler
 from tasks.finetuning.job import AdapterJob
 from tasks.training import trainer as training
 from tasks.training.checkpoints import weight_key, whole
 from tasks.training.data_order import Batch
-from tasks.training.engine import Placement, TrainingEngine, _Loss, import_deepspeed, start_distributed
+from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
 from tasks.training.errors import TrainingFailed
 from tasks.training.job import (
     FAILED_EXIT_CODE,
@@ -37,6 +37,17 @@ from tasks.training.job import (
 from tasks.training.optimizer import adamw
 from tasks.training.sharded_state import ShardedState
 from tasks.training.validation import Validation
+
+
+class _ChatLoss(nn.Module):
+    """The loss as a forward pass, which DeepSpeed hooks."""
+
+    def __init__(self, model: HybridLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.loss(batch.tokens, batch.targets, batch.document_ids)
 
 
 class AdapterEngine(TrainingEngine):
@@ -64,7 +75,7 @@ class AdapterEngine(TrainingEngine):
         optimizer = adamw(adapters, betas=config.betas, epsilon=config.epsilon, weight_decay=config.weight_decay)
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(
-            model=_Loss(model), optimizer=optimizer, config=config.deepspeed_config()
+            model=_ChatLoss(model), optimizer=optimizer, config=config.deepspeed_config()
         )
         self._engine.train()
         self._parameters: dict[str, Any] = trainable(self._engine.module.model)
@@ -144,8 +155,7 @@ def train(job: AdapterJob, placement: Placement, deepspeed: ModuleType) -> int:
                 trainer.close()
             placement.sum(0.0)  # nobody leaves before the first rank has written
     except PipelineError as error:
-        if placement.is_first:
-            training.emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
+        training.emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
         return FAILED_EXIT_CODE
     except (MemoryError, RuntimeError) as error:
         if not training.is_out_of_memory(error):

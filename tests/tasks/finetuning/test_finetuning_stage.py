@@ -16,6 +16,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from infra.artifacts import Artifact, ArtifactStore, build_stage
+from infra.artifacts.stage import silent_progress
+from infra.errors import ConfigurationError
 from model import load
 from model.exports.exporting import export
 from model.interface import open_model
@@ -33,11 +35,10 @@ def adapters(artifact: Artifact) -> dict[str, torch.Tensor]:
 
 
 def build(
-    store: ArtifactStore, base: Artifact, conversations: Artifact, report: Any = None, **changes: Any
+    store: ArtifactStore, base: Artifact, conversations: Artifact, report: Any = silent_progress, **changes: Any
 ) -> Artifact:
-    arguments = {"report": report} if report else {}
     inputs = {"base": base, "conversations": conversations}
-    return build_stage(FINETUNING, finetuning_config(**changes), inputs, store, **arguments).artifact
+    return build_stage(FINETUNING, finetuning_config(**changes), inputs, store, report=report).artifact
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_two_ranks_train_the_same_adapters(
 def test_settings_that_do_not_fit_are_refused(base: Artifact, conversations: Artifact, store: ArtifactStore) -> None:
     with pytest.raises(TrainingFailed, match="no linear layers called gate"):
         build(store, base, conversations, lora={"rank": 2, "targets": ["gate"]})
-    with pytest.raises(Exception, match="context_tokens 512 exceeds model.maximum_context"):
+    with pytest.raises(ConfigurationError, match=r"context_tokens 512 exceeds model\.maximum_context"):
         build(store, base, conversations, context_tokens=512, batch_tokens=1024)
     with pytest.raises(ValueError, match="the base stays whole"):
         finetuning_config(zero_stage=3)
