@@ -213,7 +213,7 @@ class TrainingConfig(StageConfig):
         None, 'updates of each stage to profile, counted from 1: "10-12" or "10,50-52"; left out: none'
     )
     slow_step_factor: float = run_argument(3.0, "an update so many times slower than usual is slow", gt=1)
-    slow_step_seconds: float = run_argument(1.0, "and it must take so many seconds longer than usual", ge=0)
+    slow_step_seconds: float = run_argument(10.0, "and it must take so many seconds longer than usual", ge=0)
     slow_step_profiles: int = run_argument(2, "updates of a stage profiled because the one before was slow", ge=0)
     roll_back: RollBackPolicy = Field(RollBackPolicy(), description="what follows a bad loss")
     restart: RestartPolicy = run_argument(RestartPolicy(), "what follows a dead or hung rank")

@@ -122,7 +122,7 @@ def test_chosen_updates_are_written_as_trace_and_tables(tmp_path: Path) -> None:
 
 def test_the_update_after_a_slow_one_is_profiled_with_the_reason_so_many_times(tmp_path: Path) -> None:
     slow: list[SlowStep] = []
-    config = stage_config(slow_step_profiles=2, tokens=100 * 256)
+    config = stage_config(slow_step_profiles=2, slow_step_seconds=1.0, tokens=100 * 256)
     profiler = StepProfiler(config, Placement(0, 1, CPU), tmp_path, on_slow=slow.append)
     run_updates(profiler, range(1, 50), {20: 9.0, 21: 9.0, 30: 8.0, 40: 8.0})
     profiler.close()
@@ -150,7 +150,7 @@ def test_training_goes_on_while_a_profile_is_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr(profiling, "write_profile", wait_and_write)
     said: list[str] = []
     slow: list[SlowStep] = []
-    config = stage_config(profile_steps="30,60", tokens=100 * 256)
+    config = stage_config(profile_steps="30,60", slow_step_seconds=1.0, tokens=100 * 256)
     profiler = StepProfiler(config, Placement(0, 1, CPU), tmp_path, on_slow=slow.append, say=said.append)
     for step in range(1, 51):
         with profiler.around(step):
