@@ -120,6 +120,48 @@ def run(
 
 
 @app.command()
+def finetune(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Conversations: a JSONL or Parquet file, or a directory of them; repeatable."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The model to tune: latest, a registered name, or a fingerprint's beginning.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the adapters.")] = None,
+    profile: Annotated[str, typer.Option(help="A profile of flows/finetune_profiles/, by name.")] = "chat",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field, e.g. --set finetuning.epochs=3; repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and its last cost.")
+    ] = False,
+    watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
+    prefect_port: PrefectPort = None,
+    mlflow_port: MlflowPort = None,
+) -> None:
+    """Tune a registered model to conversations with LoRA adapters, measure before and after, register the adapters.
+
+    Exits with 0 only if the run completed. Ctrl-C leaves the run going.
+    """
+    from flows.finetune_configuration import DEPLOYMENT, load_finetune_profile, overrides_of
+    from flows.overrides import merge, parse_assignments
+    from infra.stack.runs import PrefectRuns
+
+    changes = merge(overrides_of(data or [], base, name), parse_assignments(set_ or []))
+    load_finetune_profile(profile, changes)  # a mistake is told here, before any server is asked
+    parameters: dict[str, Any] = {"profile": profile}
+    if dry_run:
+        parameters["dry_run"] = True
+    if changes:
+        parameters["overrides"] = changes
+    settings = _settings(prefect_port, mlflow_port)
+    state = _ensure_stack(settings)
+    runs = PrefectRuns(state.prefect_api_url)
+    _follow(settings, state, runs, runs.submit(parameters, DEPLOYMENT), watch)
+
+
+@app.command()
 def retry(
     name: Annotated[str, typer.Argument(help="The run's name or id, or `latest`.", metavar="RUN")] = "latest",
     watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,

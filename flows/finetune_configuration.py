@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from tasks.registration import RegistrationConfig
 from tasks.registration.task import ensure_registered_afterwards
 
 PROFILE_DIRECTORY = Path(__file__).parent / "finetune_profiles"
+DEPLOYMENT = "sam2-finetune/local"
 LATEST = "latest"
 _BUNDLE = "registration"
 _SHORTEST_FINGERPRINT = 6
@@ -105,6 +106,30 @@ def load_finetune_profile(name: str, changes: Mapping[str, Any] | None = None) -
         return FinetuneConfig.model_validate(merge({"profile": name, **read_yaml(path)}, changes or {}))
     except ValidationError as error:
         raise explain_validation(error, where, FinetuneConfig) from error
+
+
+def overrides_of(data: Sequence[Path], base: str | None, name: str | None) -> dict[str, Any]:
+    """What the command line's own options change: files of conversations, the base, the adapters' name.
+
+    Raises ConfigurationError for a path that does not exist.
+    """
+    missing = [str(path) for path in data if not path.exists()]
+    if missing:
+        raise ConfigurationError(f"there is no file or directory {', '.join(missing)}.", "correct --data.")
+    changes: dict[str, Any] = {}
+    if data:
+        # Runs have another working directory.
+        paths = [path.resolve() for path in data]
+        changes["conversations"] = {
+            "sources": [
+                {"name": f"chats-{number}", "uri": f"chat+file://{path}"} for number, path in enumerate(paths, 1)
+            ]
+        }
+    if base is not None:
+        changes["base"] = base
+    if name is not None:
+        changes["finetuning"] = {"name": name}
+    return changes
 
 
 def find_base(store: ArtifactStore, base: str) -> dict[str, Artifact]:
