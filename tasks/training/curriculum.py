@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model import ModelConfig
@@ -58,6 +58,24 @@ def place_stages(curriculum: Sequence[CurriculumStage]) -> list[PlacedStage]:
         assert before is not None  # repeat is at least 1
         last_of[entry.name] = before
     return placed
+
+
+def begin_after(drawn: Mapping[str, int], config: TrainingStageConfig) -> int:
+    """The row that a stage really begins with: its `first_row`, or later where stages before it skipped batches.
+
+    `drawn` are the rows drawn of each data order so far (`rows_drawn` of the previous stage).
+    """
+    return max(config.first_row, drawn.get(config.data_order or config.name, 0))
+
+
+def rows_drawn(drawn: Mapping[str, int], config: TrainingStageConfig, batches: int) -> dict[str, int]:
+    """Rows drawn of each data order after a stage that took or skipped so many batches, given those drawn before it.
+
+    A stage that skips a batch takes one more at its end than the configuration tells; a stage that continues it
+    begins after that one, so that still no token is seen twice.
+    """
+    end = begin_after(drawn, config) + batches * config.rows_per_step
+    return {**drawn, config.data_order or config.name: end}
 
 
 def _continued(entry: CurriculumStage, last_of: dict[str, PlacedStage], continued_by: dict[str, str]) -> PlacedStage:

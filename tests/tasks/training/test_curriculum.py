@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from tasks.training import CurriculumStage, TrainingConfig, place_stages
-from tasks.training.data_order import LongDocuments
+from tasks.training.curriculum import begin_after, rows_drawn
+from tasks.training.data_order import BatchNumbers, LongDocuments
 from tests.tasks.training.conftest import MODEL
 from tests.tasks.training.data_order.numbered_corpus import Corpus
 
@@ -97,6 +98,19 @@ def test_a_stage_and_the_one_that_continues_it_see_the_rows_of_one_stage() -> No
         expected = whole.sampler(corpus).batch(0, 60).tokens
         parts = [one.sampler(corpus).batch(one.batch_plan.batch_start(0), 30).tokens for one in (first, second)]
         assert torch.equal(torch.cat(parts), expected)
+
+
+def test_skipped_batches_move_the_stages_that_continue() -> None:
+    stages = (stage("one"), stage("other"), stage("more", continues="one"))
+    one, other, more = (placed.resolve(TrainingConfig(), MODEL) for placed in place_stages(stages))
+    after_one = rows_drawn({}, one, BatchNumbers((3, 7, 20)).drawn(one.steps))  # 15 updates: batches 0 to 16, less two
+    assert after_one == {"one": 34}
+    after_other = rows_drawn(after_one, other, other.steps)
+    assert begin_after(after_one, other) == 0
+    assert begin_after(after_other, more) == 34
+    assert rows_drawn(after_other, more, more.steps) == {"one": 64, "other": 30}
+    undisturbed = rows_drawn({}, one, one.steps)
+    assert begin_after(undisturbed, more) == more.first_row == begin_after({}, more)
 
 
 def test_shares_too_small_for_the_rounds_are_refused() -> None:
