@@ -51,6 +51,8 @@ class ShardedState:
         Raises ConfigurationError when the source is of another model.
         """
         self._require(source, {weight_key(name): name for name in self._parameters})
+        for flat in self._flat_buffers() if self._zero_stage else ():
+            flat.zero_()  # padding, too, may have become nan
         for name, parameter in self._parameters.items():
             key = weight_key(name)
             if self._zero_stage < 3:  # the passes' weights are whole on every rank
@@ -60,7 +62,7 @@ class ShardedState:
                 start, buffer = place[0], self._buffer(parameter)
                 buffer.copy_(source.read(key, start, start + buffer.numel()))
                 if self._zero_stage == 3:
-                    parameter.ds_tensor[: buffer.numel()].copy_(buffer)
+                    parameter.ds_tensor.zero_()[: buffer.numel()].copy_(buffer)
 
     @torch.no_grad()
     def restore_moments(self, source: TensorSource, optimizer_step: int) -> None:
@@ -74,6 +76,7 @@ class ShardedState:
             return
         keys = {moment_key(key, name): name for name in self._parameters for key in self._moments[name]}
         self._require(source, keys)
+        self._forget_moments()
         for name, parameter in self._parameters.items():
             if self._zero_stage:
                 self._restore_partition(source, name, parameter)
