@@ -10,16 +10,26 @@ from model.sizing.counts import (
     parameter_count,
     training_flops_per_token,
 )
+from model.sizing.fitting import Rates, WayToFit, largest_context, ways_to_fit
+from model.sizing.gpu_memory import GpuMemory, gpu_training_memory
+from model.sizing.placement import TrainingPlacement
 from model.sizing.process_memory import TrainingMemory, activation_memory, training_memory
 
 __all__ = [
     "CacheSize",
+    "GpuMemory",
     "ParameterCount",
+    "Rates",
     "TrainingFlops",
     "TrainingMemory",
+    "TrainingPlacement",
+    "WayToFit",
     "activation_memory",
     "cache_size",
+    "gpu_training_memory",
+    "largest_context",
     "parameter_count",
     "training_flops_per_token",
     "training_memory",
+    "ways_to_fit",
 ]
