@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
+from tasks.tokenization.token_shards import TokenDataset, TokenShard, write_token_shard
 from tasks.training.data_order import MIXTURE_ROUND_ROWS, Sampler
 from tasks.training.data_order.random_order import _stable_order, random_order
 from tests.tasks.training.data_order.numbered_corpus import Corpus
@@ -139,3 +141,17 @@ def test_the_mixture_seeks_and_reads_each_source_completely() -> None:
 def test_an_unknown_source_is_named_with_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match=r"'blogs'.*books, mail, code"):
         sampler(Corpus([20]), mixture={"blogs": 1})
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i4"])
+def test_memory_mapped_shards_give_what_arrays_give(tmp_path: Path, dtype: str) -> None:
+    corpus = Corpus([5, 0, 31, 8, 17, 2, 40, 9, 1, 12])
+    prefixes = [tmp_path / "train-0", tmp_path / "train-1", tmp_path / "train-2"]
+    for prefix, numbers in zip(prefixes, (range(4), range(4, 5), range(5, 10)), strict=True):
+        documents = [corpus.document(number).tolist() for number in numbers]
+        write_token_shard(prefix, documents, [0] * len(documents), [1] * len(documents), np.dtype(dtype))
+    dataset = TokenDataset([TokenShard(prefix) for prefix in prefixes], corpus.source_names)
+    found, expected = (Sampler(data, context_tokens=16, seed=3, stage="first") for data in (dataset, corpus))
+    for name in ("tokens", "targets", "document_ids"):
+        assert torch.equal(getattr(found.batch(3, 9), name), getattr(expected.batch(3, 9), name))
+    assert found.reading() is None
