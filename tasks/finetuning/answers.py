@@ -12,7 +12,7 @@ import torch
 
 from tasks.finetuning.encoding import answers_of
 from tasks.tokenization.token_shards import TokenDataset, TokenShard
-from tasks.training.data_order import Batch, Sampler
+from tasks.training.data_order import Batch, Reading, Sampler
 from tasks.training.data_order.batch import NO_TARGET
 
 SOURCE_NAMES = ["conversations"]
@@ -57,6 +57,6 @@ class AnswerSampler:
         """Answer tokens in those rows: what a global mean divides by, the same on every rank."""
         return int((self._marks.batch(first_row, rows).targets == _ANSWER).sum())
 
-    def reading(self) -> str:
-        """Shard file and document that are being read at this moment; empty when none is. Any thread may ask."""
+    def reading(self) -> Reading | None:
+        """Shard file and document that are being read at this moment. Any thread may ask."""
         return self._tokens.reading() or self._marks.reading()
