@@ -21,6 +21,8 @@ from tests.support.trained_models import small_config
 RANKS = 4
 #: A document over the border of two slices, and one that starts at it; slices of 75 are no multiple of a chunk.
 DOCUMENTS = ((40, 60, 50), (75, 70, 5))
+#: Of four slices of 25: a state passes over none, one or two of them whole, unless a document has started there.
+IN_FOUR = ((39, 1, 60), (100,))
 ATTENTION = {"layer_kinds": ("attention", "attention"), "layer_count": 2}
 
 
@@ -57,13 +59,14 @@ CASES = {
         "mamba2", attributes={"gradient_checkpointing": True, "feed_forward_chunk_tokens": 32}
     ),
     "loss on the last tokens alone": Case("hgrn2", loss_mask=True),
-    "kernels of hgrn2": Case("hgrn2", as_on_gpu=True),
-    "kernels of gated_deltanet": Case("gated_deltanet", as_on_gpu=True),
-    "kernels of mamba2": Case("mamba2", as_on_gpu=True),
+    "kernels of hgrn2": Case("hgrn2", {}, IN_FOUR, size=4, row_tokens=100, as_on_gpu=True),
+    "kernels of gated_deltanet": Case("gated_deltanet", {}, IN_FOUR, size=4, row_tokens=100, as_on_gpu=True),
+    "kernels of mamba2": Case("mamba2", {"mamba2_groups": 2}, IN_FOUR, size=4, row_tokens=100, as_on_gpu=True),
     "kernels of gated_deltanet, rows of one document": Case("gated_deltanet", as_on_gpu=True, documents=None),
-    "four ranks of hgrn2": Case("hgrn2", {"key_value_heads": 1}, ((39, 1, 60), (100,)), size=4, row_tokens=100),
-    "four ranks of gated_deltanet": Case("gated_deltanet", {}, ((10, 90), (100,)), size=4, row_tokens=100),
-    "four ranks of mamba2": Case("mamba2", {}, None, size=4, row_tokens=100),
+    "four ranks of hgrn2": Case("hgrn2", {"key_value_heads": 1}, IN_FOUR, size=4, row_tokens=100),
+    "four ranks of gated_deltanet": Case("gated_deltanet", {}, IN_FOUR, size=4, row_tokens=100),
+    "four ranks of mamba2": Case("mamba2", {}, IN_FOUR, size=4, row_tokens=100),
+    "four ranks of mamba2, rows of one document": Case("mamba2", {}, None, size=4, row_tokens=100),
 } | {f"what a rank of {size} keeps": Case("hgrn2", documents=None, size=size, row_tokens=1024) for size in (2, 4)}
 
 
