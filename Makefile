@@ -13,9 +13,12 @@ INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $
 	$(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
 PROFILE ?= smoke
 TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q
+# Tests with the real servers on one worker, the others file by file, the longest first (tests/conftest.py).
+SPREAD = -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 RUN_FLAGS ?=
 
-.PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end chromium llama bench clean
+.PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end faults chromium llama bench clean
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -38,7 +41,8 @@ stop: ## stop them; leaves no process behind
 status: $(STAMP) ## servers, ports, last runs
 	$(BIN)/sam2 status
 
-test: lint typecheck unit end-to-end ## everything that must hold before a change lands
+test: lint typecheck ## everything that must hold before a change lands
+	$(PYTEST) $(SPREAD)
 
 lint: $(STAMP) ## style and import order
 	$(BIN)/ruff check .
@@ -48,13 +52,16 @@ typecheck: $(STAMP) ## static types
 	$(BIN)/mypy
 
 unit: $(STAMP) ## all tests that need no server
-	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not end_to_end and not browser"
+	$(PYTEST) $(SPREAD) -m "not end_to_end and not browser"
 
 explore: $(STAMP) ## the property tests with new random examples
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q -m "not end_to_end and not browser" $$(grep -rl "hypothesis" tests --include="test_*.py")
 
 end-to-end: $(STAMP) ## real servers, a miniature pipeline run, kills, and the pages in a real browser
-	$(BIN)/python -m pytest -q -m "end_to_end or browser"
+	$(PYTEST) -m "end_to_end or browser"
+
+faults: $(STAMP) ## kill, freeze, starve and poison a small training run at random; it must end as if left alone
+	$(BIN)/python -m tests.faults.campaign
 
 # The browser tests drive the system's chromium; without one they are skipped, and say so.
 chromium: ## install Debian's chromium for the browser tests (needs root)

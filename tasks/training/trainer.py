@@ -182,7 +182,8 @@ class Trainer:
         self.heartbeat.enter("exchange", step)
         loss, stop, save_is_due = self._agree(share)
         self.heartbeat.enter("update", step)
-        self.checkpoints.before_update()
+        with self.meter.checkpoint_stall:
+            self.checkpoints.before_update()
         try:
             judge_loss(loss, [entry["loss"] for entry in self._recent()], self.config.roll_back)
         except BadStep:
@@ -342,7 +343,7 @@ class Trainer:
 
     def _tell_slow(self, slow: SlowStep) -> None:
         if self.placement.is_first:
-            fields = {"kind": "slow step", "detail": slow.describe(), "action": "the next update is profiled"}
+            fields = {"kind": "slow step", "detail": slow.describe(), "action": slow.action}
             emit("incident", {"step": slow.step, **fields})
 
     def _say(self, text: str) -> None:
