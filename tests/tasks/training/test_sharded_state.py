@@ -20,7 +20,9 @@ ENGINES: dict[str, dict[str, Any]] = {
     "muon": {"optimizer": "muon"},
     "zero-1-bf16": {"zero_stage": 1, "precision": "bf16"},
     "zero-2": {"zero_stage": 2},
+    "zero-2-offload": {"zero_stage": 2, "offload_optimizer": True},
     "zero-3": {"zero_stage": 3},
+    "zero-3-offload": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
 }
 
 
