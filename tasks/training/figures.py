@@ -11,7 +11,7 @@ from typing import Any
 from infra.artifacts import StageResult
 from model.sizing import training_flops_per_token
 from tasks.training.config import TrainingStageConfig
-from tasks.training.job import HISTORY_FILE, TIMING_FILE
+from tasks.training.job import DATA_FILE, HISTORY_FILE, TIMING_FILE
 from tasks.training.profiling import read_profiles
 
 #: Field of a step event -> name in MLflow.
@@ -74,12 +74,13 @@ def describe_stage(
     """Figures, tables and statistics of a finished stage, from its files."""
     history, timing = read_lines(directory / HISTORY_FILE), read_lines(directory / TIMING_FILE)
     profiles = read_profiles(directory)
-    tables = {"loss": _loss_rows(history)}
+    tables = {"loss": _loss_rows(history), "data": read_lines(directory / DATA_FILE)}
     if profiles:
         tables["top operators"] = _operator_rows(profiles)
     statistics = {
         "steps": config.steps,
         "context_tokens": config.context_tokens,
+        "last_batch": updates_of(history)[-1]["batch"],
         "seconds": round(sum(entry["seconds"] for entry in timing), 2),
         "incidents": [dict(incident) for incident in incidents],
         "profiles": [profile["title"] for profile in profiles],

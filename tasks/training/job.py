@@ -25,6 +25,8 @@ OPTIMIZER_DIRECTORY = "optimizer"
 HISTORY_FILE = "history.jsonl"
 TIMING_FILE = "timing.jsonl"
 INCIDENT_FILE = "incidents.jsonl"
+#: Where the rows come from: documents, tokens, epochs of each group.
+DATA_FILE = "data.jsonl"
 ROLL_BACK_FILE = "roll_backs.jsonl"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import ConfigurationError
 from tasks.tokenization.token_shards import SOURCES_FILE
 from tasks.training.config import TrainingStageConfig
+from tasks.training.curriculum import begin_after, rows_drawn
 from tasks.training.figures import describe_stage, live_metrics, progress_line, read_lines
 from tasks.training.incidents import IncidentLog
 from tasks.training.job import (
+    DATA_FILE,
     HISTORY_FILE,
     INCIDENT_FILE,
     MODEL_DIRECTORY,
@@ -40,7 +43,15 @@ def run(context: StageContext[TrainingStageConfig]) -> StageResult:
         context.shards.finish(_TRAINED, _result_files(context.directory))
     # Only now: until the marker is set, the last checkpoint is all that a kill would leave.
     shutil.rmtree(scratch, ignore_errors=True)
-    return describe_stage(context.directory, context.config, _incidents(context))
+    result = describe_stage(context.directory, context.config, _incidents(context))
+    rows = rows_drawn(_drawn_before(context), context.config, result.statistics["last_batch"] + 1)
+    return replace(result, statistics={**result.statistics, "rows_drawn": rows})
+
+
+def _drawn_before(context: StageContext[TrainingStageConfig]) -> dict[str, int]:
+    """Rows of each data order that the stages before this one drew, those they skipped included."""
+    previous = context.inputs.get("previous")
+    return dict(previous.manifest.statistics.get("rows_drawn", {})) if previous else {}
 
 
 STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 2, TrainingStageConfig, run)
@@ -49,8 +60,9 @@ STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 2, TrainingS
 def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJob:
     tokens, previous = context.inputs["tokens"], context.inputs.get("previous")
     _check_vocabulary(tokens, context.config)
+    first_row = begin_after(_drawn_before(context), context.config)
     return TrainingJob(
-        config=context.config,
+        config=context.config.model_copy(update={"first_row": first_row}),
         train_shards=[path.with_suffix("") for path in tokens.paths("train-", ".idx")],
         validation_shards=[path.with_suffix("") for path in tokens.paths("validation-", ".idx")],
         source_names=json.loads(tokens.path(SOURCES_FILE).read_bytes()),
@@ -109,7 +121,7 @@ def _plot(context: StageContext[TrainingStageConfig]) -> None:
 
 def _result_files(directory: Path) -> list[Path]:
     """All that the artifact holds; incidents and profiles only where there were any."""
-    names = [HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT)]
+    names = [HISTORY_FILE, TIMING_FILE, DATA_FILE, str(LOSS_PLOT)]
     incidents = [directory / name for name in (INCIDENT_FILE, ROLL_BACK_FILE) if (directory / name).exists()]
     profiles = sorted(path for path in (directory / PROFILE_DIRECTORY).glob("*") if not path.name.startswith("."))
     state = [path for name in (MODEL_DIRECTORY, OPTIMIZER_DIRECTORY) for path in sorted((directory / name).iterdir())]

@@ -39,6 +39,7 @@ from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, s
 from tasks.training.errors import TrainingDiverged, TrainingFailed
 from tasks.training.heartbeat import Heartbeat
 from tasks.training.job import (
+    DATA_FILE,
     FAILED_EXIT_CODE,
     HISTORY_FILE,
     INTERRUPTED_EXIT_CODE,
@@ -88,8 +89,9 @@ class Trainer:
         self.plan = config.batch_plan
         self.heartbeat = Heartbeat(job.heartbeats, placement.rank)
         self.interruption = Interruption()
+        self.sampler = config.sampler(job.training_documents())
         self.loader = Loader(
-            config.sampler(job.training_documents()),
+            self.sampler,
             self.plan,
             placement.rank,
             device=placement.device,
@@ -162,6 +164,7 @@ class Trainer:
         write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], output / OPTIMIZER_DIRECTORY)
         _write_lines(output / HISTORY_FILE, checkpoint.series("history"))
         _write_lines(output / TIMING_FILE, checkpoint.series("timing"))
+        _write_lines(output / DATA_FILE, self.sampler.table(self.config.steps * self.plan.rows_per_step))
         if checkpoint.progress["roll_backs"]:
             _write_lines(output / ROLL_BACK_FILE, checkpoint.progress["roll_backs"])
 

@@ -23,7 +23,9 @@ INCIDENT = {"step": 40, "kind": "loss spike", "detail": "9.1", "action": "went b
 def made_history() -> list[dict[str, Any]]:
     history: list[dict[str, Any]] = [{"step": 0, "tokens": 0, "validation_loss": 4.2}]
     for step in range(1, 101):
-        row: dict[str, Any] = {"step": step, "tokens": step * 256, "loss": 4.0 - step / 50, "learning_rate": 1e-3}
+        row: dict[str, Any] = {
+            "step": step, "tokens": step * 256, "batch": step - 1, "loss": 4.0 - step / 50, "learning_rate": 1e-3
+        }  # fmt: skip
         history.append(row | ({"validation_loss": row["loss"] + 0.1} if step % 50 == 0 else {}))
     return history
 
@@ -63,7 +65,8 @@ def test_live_metrics_have_the_names_of_every_run() -> None:
 
 
 def write_stage(directory: Path, history: list[dict[str, Any]], timing: list[dict[str, Any]]) -> None:
-    for name, rows in {"history.jsonl": history, "timing.jsonl": timing}.items():
+    data = [{"source": "books", "documents": 3}]
+    for name, rows in {"history.jsonl": history, "timing.jsonl": timing, "data.jsonl": data}.items():
         (directory / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -112,6 +112,7 @@ def test_it_learns_reports_and_leaves_a_loadable_model(train: Train) -> None:
         "optimizer/optimizer-00000-of-00001.safetensors",
         "history.jsonl",
         "timing.jsonl",
+        "data.jsonl",
         "plots/loss.png",
     }
     assert not (artifact.directory / ".scratch").exists()
