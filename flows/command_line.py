@@ -274,6 +274,29 @@ def models() -> None:
     console.print(table)
 
 
+@app.command()
+def fit(
+    model: Annotated[str, typer.Option(help="A preset (`sam2 models`).")],
+    context: Annotated[int, typer.Option(min=16, help="Tokens in a row.")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that train together.")] = 1,
+    gpu_gb: Annotated[float, typer.Option(min=1, help="What tensors may take of each GPU, 10^9 bytes.")] = 80.0,
+    cpu_gb: Annotated[float | None, typer.Option(min=1, help="Memory of the processors, all GPUs together.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the kernels of the gpu extra.")] = False,
+    ways: Annotated[int, typer.Option(min=1, help="How many ways to show.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show which settings make a model train on rows of a length on GPUs of a size, the cheapest first."""
+    from flows.fitting import fitting_rows, show_fitting
+
+    rows = fitting_rows(model, context, gpus, gpu_gb, cpu_gb, fused=not plain)
+    if as_json:
+        console.print_json(data=rows[:ways])
+    else:
+        console.print(show_fitting(rows[:ways], context, gpus, gpu_gb))
+    if not rows:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command("export")
 def export_model(
     model: Annotated[Path, typer.Argument(help="A checkpoint directory, ours or in a Hugging Face layout.")],

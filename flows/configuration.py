@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from flows.memory_check import check_memory
 from flows.overrides import explain_validation, merge, partial_model
 from infra.budget import ComputePrice
 from infra.errors import ConfigurationError
-from model import ModelConfig
+from model import PRESETS, ModelConfig, preset
 from tasks.deduplication import DeduplicationConfig
 from tasks.download import DownloadConfig
 from tasks.evaluation import EvaluationConfig
@@ -66,12 +67,20 @@ class PipelineConfig(BaseModel):
     quality: QualityConfig = Field(QualityConfig(), description="filters")
     deduplication: DeduplicationConfig = Field(DeduplicationConfig(), description="exact and near-duplicates")
     tokenization: TokenizationConfig = Field(TokenizationConfig(), description="vocabulary and token shards")
-    model: ModelConfig = Field(description="the language model's shape")
+    model: ModelConfig = Field(
+        description="the language model's shape: its fields, a preset's name (`sam2 models`), or `preset` and the "
+        "fields that differ from it"
+    )
     training: TrainingConfig = Field(TrainingConfig(), description="what all curriculum stages share")
     curriculum: tuple[CurriculumStage, ...] = Field(min_length=1, description="training stages, in order")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="measurements and gates")
     quantization: QuantizationConfig = Field(QuantizationConfig(), description="deployment formats")
     registration: RegistrationConfig = Field(RegistrationConfig(), description="bundle, registry, aliases")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _preset_resolves(cls, model: Any) -> Any:
+        return with_preset(model)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> PipelineConfig:
@@ -117,13 +126,42 @@ def load_profile(name: str, changes: Mapping[str, Any] | None = None) -> Pipelin
 
     Raises ConfigurationError naming the file or override, the field and the fix.
     """
+    content = profile_content(name)
+    where = f"profile {name}.yaml" + (" with overrides" if changes else "")
+    return validate(merge({"profile": name, **content}, changes or {}), where)
+
+
+def profile_content(name: str) -> dict[str, Any]:
+    """The fields of flows/profiles/<name>.yaml over those of the profile it `extends`, if it does.
+
+    Raises ConfigurationError for a profile that does not exist or cannot be read.
+    """
     path = PROFILE_DIRECTORY / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(entry.stem for entry in PROFILE_DIRECTORY.glob("*.yaml")))
         raise ConfigurationError(f"there is no profile '{name}'.", f"choose one of: {known}.")
     content = read_yaml(path)
-    where = f"profile {path.name}" + (" with overrides" if changes else "")
-    return validate(merge({"profile": name, **content}, changes or {}), where)
+    if _preset_named(content.get("model")) in PRESETS:  # a change of one field keeps the others
+        content["model"] = with_preset(content["model"])
+    base = content.pop("extends", None)
+    return content if base is None else merge(profile_content(str(base)), content)
+
+
+def with_preset(model: Any) -> Any:
+    """The fields of a model that is given as a preset's name, or as `preset` and fields; others as they are.
+
+    Raises the model package's ConfigurationError for an unknown preset.
+    """
+    name = _preset_named(model)
+    if name is None:
+        return model
+    own = {} if isinstance(model, str) else {key: value for key, value in model.items() if key != "preset"}
+    return preset(name).model_dump() | own
+
+
+def _preset_named(model: Any) -> str | None:
+    name = model.get("preset") if isinstance(model, Mapping) else model
+    return name if isinstance(name, str) else None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -141,7 +179,8 @@ def validate(content: Mapping[str, Any], where: str) -> PipelineConfig:
     """A PipelineConfig from plain data; raises ConfigurationError listing every problem at once."""
     try:
         config: PipelineConfig = PipelineConfig.model_validate(content)
-        config.training_stages()
+        stages = config.training_stages()
     except ValidationError as error:
         raise explain_validation(error, where, PipelineConfig) from error
+    check_memory(stages)
     return config
