@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from infra.artifacts import Artifact, ArtifactStore, BuildOutcome, build_stage
 from infra.processes import run_streaming
 from model import load
-from tasks.training import STAGE, TrainingStageConfig
+from tasks.training import STAGE, TrainingStageConfig, trainer
 from tasks.training.checkpoints import OptimizerState, whole
 from tasks.training.errors import TrainingDiverged, TrainingFailed
 from tasks.training.job import TrainingJob
 from tasks.training.launch import Attempt, trainer_command, trainer_environment
+from tasks.training.loading import LoadedUpdate
+from tasks.training.policy import RollBackPolicy
 from tests.tasks.training.conftest import stage_config
 
 Train = Callable[..., BuildOutcome]
@@ -294,6 +296,31 @@ def test_another_models_checkpoint_is_refused(train: Train, here: RunHere) -> No
     wider = first.manifest.config["model"] | {"feed_forward_width": 96}
     with pytest.raises(TrainingFailed, match="another model"):
         train(stage_config(name="second", model=wider), previous=first)
+
+
+def test_a_bad_batch_is_left_out_the_rate_lowered_and_the_next_stage_told(
+    train: Train, here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = RollBackPolicy(rate_recovery_steps=4)
+    config = stage_config(roll_back=policy, schedule="constant", warmup_steps=0)
+    accumulate = trainer.Trainer._accumulate
+
+    def poisoned(self: trainer.Trainer, loaded: LoadedUpdate) -> torch.Tensor:
+        return accumulate(self, loaded) * (math.nan if loaded.batch == 5 else 1)
+
+    monkeypatch.setattr(trainer.Trainer, "_accumulate", poisoned)
+    artifact = train(config).artifact
+    entries = [entry for entry in history(artifact) if entry["step"]]
+    assert [entry["batch"] for entry in entries] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
+    shares = [entry["learning_rate"] / config.learning_rate for entry in entries]
+    assert shares == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.625, 0.75, 0.875, 1, 1, 1])
+    (incident,) = artifact.manifest.statistics["incidents"]
+    assert (incident["step"], incident["kind"]) == (5, "loss is not a number")
+    assert "batch 5 skipped" in incident["action"]
+    assert artifact.manifest.statistics["rows_drawn"] == {"first": 13 * config.rows_per_step}
+    more = stage_config(name="more", data_order="first", first_row=12 * config.rows_per_step, tokens=512)
+    second = train(more, previous=artifact).artifact
+    assert second.manifest.statistics["rows_drawn"] == {"first": 15 * config.rows_per_step}
 
 
 def test_a_loss_that_stays_no_number_ends_the_stage_after_its_roll_backs(train: Train, here: RunHere) -> None:
