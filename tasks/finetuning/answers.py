@@ -7,32 +7,37 @@ Conversations are packed by the training stage's best-fit packing: none runs fro
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tasks.finetuning.encoding import answers_of
 from tasks.tokenization.token_shards import TokenDataset, TokenShard
-from tasks.training.data_order import Batch, Reading, Sampler
+from tasks.training import TrainingStageConfig
+from tasks.training.data_order import Batch, Documents, Reading, Sampler
 from tasks.training.data_order.batch import NO_TARGET
 
 SOURCE_NAMES = ["conversations"]
 _ANSWER = 1
 
 
+class Conversations(TokenDataset):
+    """Encoded conversations; `answers` are documents of the same lengths whose tokens mark the answers' by 1."""
+
+    def __init__(self, prefix: Path) -> None:
+        """`prefix` is of the tokens' shard; the answers' marks lie beside it."""
+        super().__init__([TokenShard(prefix)], SOURCE_NAMES)
+        self.answers = TokenDataset([TokenShard(answers_of(prefix))], SOURCE_NAMES)
+
+
 class AnswerSampler:
     """A sampler of conversations whose targets are the answers' tokens."""
 
-    def __init__(self, prefix: Path, *, context_tokens: int, seed: int, stage: str) -> None:
-        """`prefix` is of the tokens' shard; the answers' marks lie beside it."""
+    def __init__(self, conversations: Conversations, *, context_tokens: int, seed: int, stage: str) -> None:
+        """`stage` is the name of the data order."""
         self._tokens, self._marks = (
-            Sampler(
-                TokenDataset([TokenShard(path)], SOURCE_NAMES),
-                context_tokens=context_tokens,
-                seed=seed,
-                stage=stage,
-                packing="best_fit",
-            )
-            for path in (prefix, answers_of(prefix))
+            Sampler(documents, context_tokens=context_tokens, seed=seed, stage=stage, packing="best_fit")
+            for documents in (conversations, conversations.answers)
         )
         self.context_tokens = context_tokens
 
@@ -57,6 +62,19 @@ class AnswerSampler:
         """Answer tokens in those rows: what a global mean divides by, the same on every rank."""
         return int((self._marks.batch(first_row, rows).targets == _ANSWER).sum())
 
+    def table(self, rows: int) -> list[dict[str, Any]]:
+        """What the conversations give to so many rows of the run, one entry a group, for people."""
+        return self._tokens.table(rows)
+
     def reading(self) -> Reading | None:
-        """Shard file and document that are being read at this moment. Any thread may ask."""
+        """What is being read at this moment; None when nothing is. Any thread may ask."""
         return self._tokens.reading() or self._marks.reading()
+
+
+class AdapterStageConfig(TrainingStageConfig):
+    """The training of adapters: a stage whose rows are conversations."""
+
+    def sampler(self, documents: Documents) -> AnswerSampler:  # type: ignore[override]
+        """The rows of the stage's data order; `documents` are conversations."""
+        assert isinstance(documents, Conversations)
+        return AnswerSampler(documents, context_tokens=self.context_tokens, seed=self.seed, stage=self.name)

@@ -12,7 +12,8 @@ from model import ModelConfig
 from tasks.download.config import UnavailableSource
 from tasks.download.sources import AnySource, ConversationLogs, WheelSource
 from tasks.evaluation.gates import Gate
-from tasks.training import TrainingConfig, TrainingStageConfig
+from tasks.finetuning.answers import AdapterStageConfig
+from tasks.training import TrainingConfig
 from tasks.training.schedule import ScheduleName
 
 
@@ -85,7 +86,7 @@ class FinetuningConfig(TrainingConfig):
             )
         return self
 
-    def resolve(self, model: ModelConfig, rows: int, held_out_rows: int) -> TrainingStageConfig:
+    def resolve(self, model: ModelConfig, rows: int, held_out_rows: int) -> AdapterStageConfig:
         """The trainer's configuration once the number of packed rows is known.
 
         Raises pydantic.ValidationError where the batch does not divide or the context exceeds the model's.
@@ -93,13 +94,13 @@ class FinetuningConfig(TrainingConfig):
         rows_per_step = max(1, self.batch_tokens // self.context_tokens)
         steps = max(1, round(self.epochs * rows / rows_per_step))
         own = set(FinetuningConfig.model_fields) - {"lora", "epochs", "end_of_text"}
-        shared = {name: getattr(self, name) for name in own if name in TrainingStageConfig.model_fields}
+        shared = {name: getattr(self, name) for name in own if name in AdapterStageConfig.model_fields}
         changes = {
             "tokens": steps * self.batch_tokens,
             "validation_rows": min(self.validation_rows, held_out_rows),
             "model": model,
         }
-        return TrainingStageConfig(**(shared | changes))
+        return AdapterStageConfig(**(shared | changes))
 
 
 class ChatEvaluationConfig(StageConfig):

@@ -94,7 +94,7 @@ class _Chats:
 
     def reply(self, model: HybridLM, prompt: list[int], reply_tokens: int) -> str:
         """The model's likeliest answer."""
-        ends = [self.tokenizer.token_to_id(token) for token in self.template.end_of_turn]
+        ends = [int(self.tokenizer.token_to_id(token)) for token in self.template.end_of_turn]  # type: ignore[arg-type]
         (new,) = generate(model, prompt, reply_tokens, stop_tokens=tuple(ends))
         return str(self.tokenizer.decode(new, skip_special_tokens=True)).strip()
 

@@ -20,23 +20,30 @@ from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import ConfigurationError
 from model import load_config, save
 from tasks.finetuning.adapters import ADAPTER_DIRECTORY, ADAPTER_WEIGHTS_FILE, merge
-from tasks.finetuning.answers import SOURCE_NAMES, AnswerSampler
+from tasks.finetuning.answers import SOURCE_NAMES, AdapterStageConfig, AnswerSampler, Conversations
 from tasks.finetuning.chat_template import ChatTemplate, choose_template, write_chat_files
 from tasks.finetuning.config import FinetuningConfig
 from tasks.finetuning.conversations import HELD_OUT_FILE, TRAIN_FILE, read_conversations
 from tasks.finetuning.encoding import TRUNCATED, ConversationEncoder, chat_tokenizer, write_encoded
 from tasks.finetuning.job import AdapterJob
 from tasks.tokenization import TOKENIZER_FILE
-from tasks.training.config import TrainingStageConfig
 from tasks.training.figures import describe_stage, live_metrics, progress_line, read_lines
 from tasks.training.incidents import IncidentLog
-from tasks.training.job import HISTORY_FILE, INCIDENT_FILE, MODEL_DIRECTORY, TIMING_FILE
+from tasks.training.job import (
+    DATA_FILE,
+    HISTORY_FILE,
+    INCIDENT_FILE,
+    MODEL_DIRECTORY,
+    ROLL_BACK_FILE,
+    TIMING_FILE,
+)
 from tasks.training.plots import LOSS_PLOT, plot_stage
 from tasks.training.profiling import PROFILE_DIRECTORY
 from tasks.training.supervision import Supervisor
 
 TRAINER_MODULE = "tasks.finetuning.trainer"
 _ENCODED, _TRAINED, _MERGED = "encoded", "trained", "merged"
+_FILES = (HISTORY_FILE, TIMING_FILE, DATA_FILE, str(LOSS_PLOT), INCIDENT_FILE, ROLL_BACK_FILE)
 _SPLITS = {"train": TRAIN_FILE, "validation": HELD_OUT_FILE}
 
 
@@ -91,11 +98,13 @@ def _encode(context: StageContext[FinetuningConfig], scratch: Path) -> dict[str,
     return figures
 
 
-def _resolve(context: StageContext[FinetuningConfig], scratch: Path) -> TrainingStageConfig:
+def _resolve(context: StageContext[FinetuningConfig], scratch: Path) -> AdapterStageConfig:
     """The trainer's configuration, now that the number of packed rows is known."""
     config = context.config
     rows = {
-        split: AnswerSampler(scratch / split, context_tokens=config.context_tokens, seed=0, stage="count")
+        split: AnswerSampler(
+            Conversations(scratch / split), context_tokens=config.context_tokens, seed=0, stage="count"
+        )
         for split in _SPLITS
     }
     model = load_config(context.inputs["base"].directory / MODEL_DIRECTORY)
@@ -106,7 +115,12 @@ def _resolve(context: StageContext[FinetuningConfig], scratch: Path) -> Training
         raise ConfigurationError(f"finetuning: {problems}.", "correct the named fields.") from error
 
 
-def _job(context: StageContext[FinetuningConfig], scratch: Path, config: TrainingStageConfig) -> AdapterJob:
+def _rows(prefix: Path, context_tokens: int) -> AnswerSampler:
+    """Some order of the rows, to count them."""
+    return AnswerSampler(Conversations(prefix), context_tokens=context_tokens, seed=0, stage="count")
+
+
+def _job(context: StageContext[FinetuningConfig], scratch: Path, config: AdapterStageConfig) -> AdapterJob:
     base = context.inputs["base"]
     return AdapterJob(
         config=config,
@@ -153,14 +167,14 @@ def _incidents(context: StageContext[FinetuningConfig]) -> list[dict[str, Any]]:
     return IncidentLog(context.directory / INCIDENT_FILE).read()
 
 
-def _plot(context: StageContext[FinetuningConfig], config: TrainingStageConfig) -> None:
+def _plot(context: StageContext[FinetuningConfig], config: AdapterStageConfig) -> None:
     directory = context.directory
     history, timing = read_lines(directory / HISTORY_FILE), read_lines(directory / TIMING_FILE)
     plot_stage(history, timing, _incidents(context), config, directory / LOSS_PLOT)
 
 
 def _trained_files(directory: Path) -> list[Path]:
-    others = [directory / name for name in (HISTORY_FILE, TIMING_FILE, str(LOSS_PLOT), INCIDENT_FILE)]
+    others = [directory / name for name in _FILES]
     profiles = sorted(path for path in (directory / PROFILE_DIRECTORY).glob("*") if not path.name.startswith("."))
     adapters = sorted((directory / ADAPTER_DIRECTORY).iterdir())
     return [*adapters, *(path for path in others if path.exists()), *profiles]
@@ -178,9 +192,11 @@ def _merge(context: StageContext[FinetuningConfig]) -> None:
 
 
 def _describe(
-    context: StageContext[FinetuningConfig], config: TrainingStageConfig, figures: dict[str, Any], scratch: Path
+    context: StageContext[FinetuningConfig], config: AdapterStageConfig, figures: dict[str, Any], scratch: Path
 ) -> StageResult:
-    sampler = AnswerSampler(scratch / "train", context_tokens=config.context_tokens, seed=0, stage="count")
+    sampler = AnswerSampler(
+        Conversations(scratch / "train"), context_tokens=config.context_tokens, seed=0, stage="count"
+    )
     result = describe_stage(context.directory, config, _incidents(context))
     adapters = context.directory / ADAPTER_DIRECTORY / ADAPTER_WEIGHTS_FILE
     rows = sampler.rows_per_epoch

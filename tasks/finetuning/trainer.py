@@ -28,10 +28,12 @@ from tasks.training.data_order import Batch
 from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
 from tasks.training.errors import TrainingFailed
 from tasks.training.job import (
+    DATA_FILE,
     FAILED_EXIT_CODE,
     HISTORY_FILE,
     INTERRUPTED_EXIT_CODE,
     OUT_OF_MEMORY_EXIT_CODE,
+    ROLL_BACK_FILE,
     TIMING_FILE,
 )
 from tasks.training.optimizer import adamw
@@ -113,13 +115,11 @@ class AdapterTrainer(training.Trainer):
 
     def __init__(self, job: AdapterJob, placement: Placement, engine: AdapterEngine) -> None:
         super().__init__(job, placement, engine)
-        context, rows = job.config.context_tokens, job.config.validation_rows
         self._adapters = engine
-        self.sampler: Any = AnswerSampler(
-            job.train_shards[0], context_tokens=context, seed=job.config.seed, stage=job.config.name
+        held_out: Any = AnswerSampler(
+            job.validation_documents(), context_tokens=job.config.context_tokens, seed=0, stage="validation"
         )
-        held_out: Any = AnswerSampler(job.validation_shards[0], context_tokens=context, seed=0, stage="validation")
-        self.validation = Validation(job, placement, engine, held_out) if rows else None
+        self.validation = Validation(job, placement, engine, held_out) if job.config.validation_rows else None
 
     def export(self) -> None:
         """Write the adapters and the history from the last checkpoint (every rank calls this, the first writes)."""
@@ -135,9 +135,17 @@ class AdapterTrainer(training.Trainer):
         weights = {
             name: whole(checkpoint, weight_key(name)) for name in trainable(self._adapters.wrapper.get_base_model())
         }
-        save_adapters(self._adapters.wrapper, weights, self.job.output / ADAPTER_DIRECTORY)
-        training._write_lines(self.job.output / HISTORY_FILE, checkpoint.series("history"))
-        training._write_lines(self.job.output / TIMING_FILE, checkpoint.series("timing"))
+        output = self.job.output
+        save_adapters(self._adapters.wrapper, weights, output / ADAPTER_DIRECTORY)
+        lines = {
+            HISTORY_FILE: checkpoint.series("history"),
+            TIMING_FILE: checkpoint.series("timing"),
+            DATA_FILE: self.sampler.table(self.config.steps * self.plan.rows_per_step),
+            ROLL_BACK_FILE: checkpoint.progress["roll_backs"],
+        }
+        for name, records in lines.items():
+            if records:
+                training._write_lines(output / name, records)
 
 
 def train(job: AdapterJob, placement: Placement, deepspeed: ModuleType) -> int:

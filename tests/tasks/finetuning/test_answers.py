@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import HybridLM
-from tasks.finetuning.answers import AnswerSampler
+from tasks.finetuning.answers import AnswerSampler, Conversations
 from tasks.finetuning.encoding import EncodedConversation, write_encoded
 from tests.tasks.finetuning.conftest import MODEL
 
@@ -29,7 +29,7 @@ def chats(count: int = 50) -> list[EncodedConversation]:
 @pytest.fixture
 def sampler(tmp_path: Path) -> AnswerSampler:
     write_encoded(chats(), tmp_path / "train", 350)
-    return AnswerSampler(tmp_path / "train", context_tokens=CONTEXT, seed=5, stage="chat")
+    return AnswerSampler(Conversations(tmp_path / "train"), context_tokens=CONTEXT, seed=5, stage="chat")
 
 
 def test_every_answer_token_is_a_target_once_an_epoch(sampler: AnswerSampler) -> None:

@@ -135,7 +135,7 @@ def test_dropout_is_a_function_of_seed_and_step(
     assert history(parts) == history(whole)
     assert all(torch.equal(adapters(parts)[name], tensor) for name, tensor in adapters(whole).items())
     plain = build(store, base, conversations, epochs=1)
-    assert history(plain)[1] == history(whole)[1], "B is zero at first, so dropout shows from the second update on"
+    assert history(plain)[1]["loss"] == history(whole)[1]["loss"], "B is zero at first"
     assert history(plain)[2]["loss"] != history(whole)[2]["loss"]
     assert history(plain)[0] == history(whole)[0], "held-out losses are measured without dropout"
 
