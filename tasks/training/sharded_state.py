@@ -51,6 +51,8 @@ class ShardedState:
         Raises ConfigurationError when the source is of another model.
         """
         self._require(source, {weight_key(name): name for name in self._parameters})
+        if self._zero_stage == 3:
+            self._engine.optimizer.checkpoint_event_prologue()  # lets go of small weights that it keeps whole
         for flat in self._flat_buffers() if self._zero_stage else ():
             flat.zero_()  # padding, too, may have become nan
         for name, parameter in self._parameters.items():
@@ -63,6 +65,8 @@ class ShardedState:
                 buffer.copy_(source.read(key, start, start + buffer.numel()))
                 if self._zero_stage == 3:
                     parameter.ds_tensor.zero_()[: buffer.numel()].copy_(buffer)
+        if self._zero_stage == 3:
+            self._engine.optimizer.checkpoint_event_epilogue()  # gathers them again
 
     @torch.no_grad()
     def restore_moments(self, source: TensorSource, optimizer_step: int) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from infra.errors import ConfigurationError
 from tasks.training.checkpoints import CheckpointStore, RetentionPolicy
-from tasks.training.data_order import Batch
 from tasks.training.engine import Placement, TrainingEngine
 from tests.tasks.training.conftest import MODEL, stage_config
+from tests.tasks.training.random_batches import random_batch
 
 ENGINES: dict[str, dict[str, Any]] = {
     "zero-0": {},
@@ -26,11 +26,6 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_batch(seed: int) -> Batch:
-    tokens = torch.randint(1, 64, (2, 33), generator=torch.Generator().manual_seed(seed))
-    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.zeros(2, 32, dtype=torch.int64))
-
-
 def make_engine(process_group: tuple[Placement, ModuleType], name: str) -> TrainingEngine:
     config = stage_config(batch_tokens=64, micro_batch=2, **ENGINES[name])
     return TrainingEngine(config, *process_group)
@@ -39,7 +34,7 @@ def make_engine(process_group: tuple[Placement, ModuleType], name: str) -> Train
 def train(engine: TrainingEngine, *seeds: int) -> list[float]:
     losses = []
     for seed in seeds:
-        losses.append(float(engine.forward_backward(make_batch(seed), 1.0)))
+        losses.append(float(engine.forward_backward(random_batch(seed), 1.0)))
         engine.update(1e-2)
     return losses
 
@@ -85,7 +80,7 @@ def test_state_comes_back_bit_for_bit(
     names = {fragment.partition(".")[0] for fragment in after_three}
     assert names == {"weights", "exp_avg", "exp_avg_sq"} | ({"momentum_buffer"} if name == "muon" else set())
 
-    engine.forward_backward(make_batch(4), float("nan"))
+    engine.forward_backward(random_batch(4), float("nan"))
     engine.discard()
     for fragment in engine.state.fragments(0, 1):
         fragment.values.detach().fill_(float("nan"))

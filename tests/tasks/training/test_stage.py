@@ -242,6 +242,14 @@ def test_two_ranks_go_on_with_another_sharding(sharded: dict[str, Path], first: 
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_two_ranks_go_back_in_the_same_engine(sharded: dict[str, Path]) -> None:
+    """What a roll-back does; with ZeRO-3 the small weights that are kept whole must follow."""
+    losses = json.loads((sharded["zero-0"].parent / "roll-backs.json").read_text())
+    assert set(losses) == {"zero-2", "zero-3"}
+    for before, after in losses.values():
+        assert after == before
+
+
 def make_job(config: TrainingStageConfig, tokens: Artifact, directory: Path) -> TrainingJob:
     return TrainingJob(
         config=config,
