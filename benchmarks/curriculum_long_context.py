@@ -1,6 +1,6 @@
 """Does a curriculum of growing contexts pay? One small hybrid, one budget of tokens, three ways to spend it.
 
-    python -m benchmarks.curriculum_long_context [--wikitext DIRECTORY] [--tokens 1000000] [--threads 2]
+    python -m benchmarks.curriculum_long_context [--wikitext DIRECTORY] [--tokens 2000000] [--threads 2]
         [--schedules curriculum short long] [--store DIRECTORY] [--figures DIRECTORY]
 
 - curriculum: 256, then 512, 1,024 and 2,048 tokens of context (`--contexts`), each for its share of the budget;
@@ -108,13 +108,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wikitext", type=Path, help="directory with validation.jsonl and test.jsonl")
     parser.add_argument("--schedules", nargs="+", choices=list(LINE_COLORS), default=list(LINE_COLORS))
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="budget of each schedule")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="budget of each schedule")
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.4, 0.2, 0.2, 0.2], help="of the budget, by stage")
-    parser.add_argument("--batch", type=int, default=4096, help="tokens an update")
+    parser.add_argument("--batch", type=int, default=2048, help="tokens an update")
     parser.add_argument("--rate", type=float, default=6e-3, help="peak learning rate")
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
