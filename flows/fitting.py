@@ -28,7 +28,7 @@ def show_fitting(rows: list[dict[str, Any]], context: int, gpus: int, gpu_gb: fl
     if not rows:
         return f"Nothing makes rows of {context:,} tokens fit {gpus} x {gpu_gb:g} GB."
     table = Table(box=None)
-    table.add_column("settings", min_width=30)
+    table.add_column("settings", min_width=24)
     for heading in ("GPU GB", "states", "activations", "buffers", "CPU GB", "slower"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -12,12 +12,14 @@ from model.sizing.counts import (
 )
 from model.sizing.fitting import Rates, WayToFit, largest_context, ways_to_fit
 from model.sizing.gpu_memory import GpuMemory, gpu_training_memory
+from model.sizing.model_states import ModelStates, model_states
 from model.sizing.placement import TrainingPlacement
 from model.sizing.process_memory import TrainingMemory, activation_memory, training_memory
 
 __all__ = [
     "CacheSize",
     "GpuMemory",
+    "ModelStates",
     "ParameterCount",
     "Rates",
     "TrainingFlops",
@@ -28,6 +30,7 @@ __all__ = [
     "cache_size",
     "gpu_training_memory",
     "largest_context",
+    "model_states",
     "parameter_count",
     "training_flops_per_token",
     "training_memory",
