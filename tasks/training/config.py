@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from infra.artifacts import StageConfig, run_argument
@@ -355,10 +356,16 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
             "train_batch_size": plan.micro_batch * plan.accumulation * self.ranks,
             # Without ZeRO the trainer clips, because DeepSpeed would not tell the norm.
             "gradient_clipping": self.gradient_clip if self.zero_stage else 0.0,
-            "zero_optimization": {"stage": self.zero_stage},
+            "zero_optimization": {"stage": self.zero_stage, **self._offloading()},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "bf16": {"enabled": self.precision == "bf16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 1 << 40,
         }
+
+    def _offloading(self) -> dict[str, Any]:
+        """What DeepSpeed keeps in CPU memory; page-locked where there is a GPU to copy to."""
+        place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        chosen = {"offload_optimizer": self.offload_optimizer, "offload_param": self.offload_parameters}
+        return {name: place for name, is_chosen in chosen.items() if is_chosen}

@@ -171,6 +171,8 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "zero-1": WHOLE | {"ranks": 2, "zero_stage": 1},
     "zero-2": WHOLE | {"ranks": 2, "zero_stage": 2},
     "zero-3": WHOLE | {"ranks": 2, "zero_stage": 3, "gradient_checkpointing": True},
+    "zero-2-offload": WHOLE | {"ranks": 2, "zero_stage": 2, "offload_optimizer": True},
+    "zero-3-offload": WHOLE | {"ranks": 2, "zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     # Rows shared by both ranks, each with half of their tokens.
     "sequence-parallel": WHOLE | {"ranks": 2, "sequence_parallel": 2},
     "sequence-parallel-zero-3": WHOLE
