@@ -100,7 +100,8 @@ def main() -> None:
         lines = measured(trained, held_out, arguments)
         report(lines, held_out)
         if arguments.figures:
-            draw_positions(lines, held_out, arguments.figures / "curriculum_positions.png")
+            perplexities = {line.name: bucket_perplexities(line) for line in lines}
+            draw_positions(perplexities, arguments.figures / "curriculum_positions.png")
             draw_learning(trained, arguments.figures / "curriculum_learning.png")
 
 
@@ -301,21 +302,20 @@ def difference(one: Line, other: Line, held_out: HeldOut, first: int) -> tuple[f
     return float(by_row.mean()), float(by_document.std(ddof=1) / math.sqrt(len(by_document)))
 
 
-def draw_positions(lines: Sequence[Line], held_out: HeldOut, path: Path) -> None:
-    """Perplexity against position, a line a schedule."""
+def draw_positions(perplexities: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Perplexity against position, a line for each of the table's."""
     figure, axes = new_chart("Held-out perplexity by how much context was there", rows=9)
-    places = [first + BUCKET_TOKENS / 2 for first in range(0, held_out.context, BUCKET_TOKENS)]
-    stages = [line for line in lines if line.name.startswith("curriculum")]
-    for line in lines:
-        color = LINE_COLORS[line.name.split()[0].strip(",")]
-        values = bucket_perplexities(line)
-        if line in stages[:-1]:
-            style: dict[str, Any] = {"linewidth": 1, "alpha": 0.3 + 0.15 * stages.index(line), "linestyle": "--"}
+    stages = [name for name in perplexities if name.startswith("curriculum")]
+    for name, values in perplexities.items():
+        places = [(place + 0.5) * BUCKET_TOKENS for place in range(len(values))]
+        if name in stages[:-1]:
+            style: dict[str, Any] = {"linewidth": 1, "alpha": 0.4 + 0.2 * stages.index(name), "linestyle": "--"}
         else:
-            style = {"linewidth": 2, "marker": "o", "markersize": 4, "linestyle": ":" if "," in line.name else "-"}
-        axes.plot(places, values, color=color, label=line.name, **style)
+            line = ":" if "never shown" in name else "-"
+            style = {"linewidth": 2, "marker": "o", "markersize": 4, "linestyle": line}
+        axes.plot(places, values, color=LINE_COLORS[name.split()[0].strip(",")], label=name, **style)
     # A model far out of its depth must not flatten all other lines.
-    ordinary = [max(bucket_perplexities(line)) for line in lines if line.name != "short"]
+    ordinary = [max(values) for name, values in perplexities.items() if name != "short"]
     if ordinary:
         axes.set_ylim(top=1.1 * max(ordinary))
     axes.set_xlabel("tokens of the document seen before", color=INK, fontsize=9)

@@ -420,7 +420,10 @@ def tournament(tokens: Artifact, wiki: Artifact | None, home: Path, arguments: a
         for outcome in compete(tasks, arguments.slice, shuffler):
             outcomes.append(outcome)
             losses = ", ".join(f"{name} {loss:.3f}" for name, loss in outcome.losses.items())
-            print(f"  {outcome.contender.name:<22} rate {outcome.rate:.2g}: {losses}", flush=True)
+            speed = arguments.slice * arguments.batch / statistics.median(outcome.seconds)
+            print(
+                f"  {outcome.contender.name:<22} rate {outcome.rate:.2g}: {losses}, {speed:,.0f} tokens/s", flush=True
+            )
     return outcomes
 
 
@@ -472,7 +475,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--held-out-rows", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--store", type=Path, help="keep the texts here, and use what is there")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.tokens < 3 * arguments.slice * arguments.batch:
+        parser.error("give --tokens for at least three slices of updates: the first is not timed")
+    return arguments
 
 
 def main() -> None:
