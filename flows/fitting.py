@@ -1,7 +1,11 @@
-"""`sam2 fit`: the ways to train a model within a GPU's memory, as rows and as a table."""
+"""`sam2 fit`: the ways to train a model within a GPU's memory, as rows and as a table.
+
+`python -m flows.fitting MODEL` prints the tables of docs/long_context.md.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Group
@@ -63,3 +67,34 @@ def _row(way: WayToFit, gpus: int) -> dict[str, Any]:
         "cpu_bytes": {name: size * gpus for name, size in memory.cpu.items()},
         "slowdown": round(way.slowdown, 4),
     }
+
+
+def _markdown(
+    model: str, contexts: tuple[int, ...] = (4096, 8192, 16_384, 32_768, 65_536, 100_000, 102_400), gpu_gb: float = 80.0
+) -> str:
+    """A table for one GPU and one for eight: the cheapest way for each context."""
+    head = (
+        "| context | settings | GPU GB | states | activations | buffers | CPU GB | slower |\n"
+        "|--:|---|--:|--:|--:|--:|--:|--:|"
+    )
+    tables = []
+    for gpus in (1, 8):
+        lines = [f"{gpus} x {gpu_gb:g} GB\n", head]
+        for context in contexts:
+            row = fitting_rows(model, context, gpus, gpu_gb)[0]
+            part = row["gpu_bytes"]
+            figures = (
+                row["gpu_total_bytes"],
+                sum(part[name] for name in ("weights", "gradients", "master_weights", "moments")),
+                part["kept"] + part["working"],
+                part["communication"],
+                row["cpu_total_bytes"],
+            )
+            cells = " | ".join(f"{figure / _GB:.1f}" for figure in figures)
+            lines.append(f"| {context:,} | {', '.join(row['measures'])} | {cells} | {row['slowdown']:.0%} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_markdown(sys.argv[1]) + "\n")

@@ -119,8 +119,8 @@ def _placements(config: ModelConfig, context: int, gpus: int, fused: bool) -> It
     switches = product((False, True), (False, True), (False, True), (None, _CHUNK_TOKENS))
     for optimizer_away, parameters_away, activations_away, chunk in switches:
         for stage in (1, 2, 3):
-            if parameters_away and stage != 3:
-                continue
+            if parameters_away and (stage != 3 or not optimizer_away):
+                continue  # DeepSpeed was only looked at with both away
             for size in _sequence_sizes(config, context, gpus):
                 base = TrainingPlacement(
                     ranks=gpus, zero_stage=stage, sequence_parallel=size, fused=fused,

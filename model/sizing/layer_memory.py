@@ -114,7 +114,7 @@ def _gated_deltanet(config: ModelConfig, execution: Execution) -> PartBytes:
         copies = 2 * element * keys if element < _FLOAT32 else 0
         inverses = element * heads * _FUSED_CHUNK
         norm = 2 * _FLOAT32 * values
-        kept = norm + 2 * _FLOAT32 * keys + element * (3 * values + 2 * keys) + copies + inverses + 28 * heads
+        kept: float = norm + 2 * _FLOAT32 * keys + element * (3 * values + 2 * keys) + copies + inverses + 28 * heads
         states = 2 * element * values * key_dim / _FUSED_CHUNK
         in_kernel = kept - norm - element * values + element * (6 * values + 5 * keys) + states
         peak = max(in_kernel, kept - element * values + 3 * _FLOAT32 * values)
@@ -138,8 +138,8 @@ def _mamba2(config: ModelConfig, execution: Execution) -> PartBytes:
     gate = _FLOAT32 * inner if element < _FLOAT32 else 0
     if execution.fused:
         read = (_FLOAT32 + element if element < _FLOAT32 else _FLOAT32) * inner
-        kept = projected + element * (inner + shared) + read + gate + element * inner + 12 * heads
-        before = 2 * _FLOAT32 * inner + 3.5 * shared if execution.sequence_parallel > 1 else 0
+        kept = float(projected + element * (inner + shared) + read + gate + element * inner + 12 * heads)
+        before = 2 * _FLOAT32 * inner + 3.5 * shared if execution.sequence_parallel > 1 else 0.0
     else:
         states = _FLOAT32 * inner * config.mamba2_state_size / state_space_duality.CHUNK_SIZE
         kept = projected + _FLOAT32 * (inner + shared) + states + 2 * _FLOAT32 * inner + gate
