@@ -130,6 +130,9 @@ class CheckpointStore:
         if attempt is not None:
             attempt.cancel()
             attempt.join_publisher()
+            if failed:
+                self._ranks.sum(0.0)  # the first rank may only now have published it
+                attempt.discard()
         return True
 
     def _begin(
@@ -175,6 +178,7 @@ class CheckpointStore:
         if not full + other:
             return None
         self.saved_step = None
+        attempt.discard()
         if attempt.error is not None:
             return attempt.error
         kind = StorageFull if full else CheckpointFailed

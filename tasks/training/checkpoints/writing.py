@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,16 @@ class Attempt:
     def cancel(self) -> None:
         """Have the first rank stop waiting for parts that will not come."""
         self._cancelled.set()
+
+    def discard(self) -> None:
+        """Give back the space of an attempt that failed on some rank, unless it is complete on this disk."""
+        published: set[str] = set()
+        if self.local is not None:
+            with suppress(FileNotFoundError, PipelineError):
+                published = set(self.local.read(self.content.step).files)
+        for path in self._directory.glob(f"*-{self.rank:05d}-of-{self.ranks:05d}-{self.name}.*"):
+            if path.name not in published:
+                path.unlink(missing_ok=True)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -111,6 +111,7 @@ def test_a_part_that_is_missing_is_no_checkpoint_and_does_not_hang(
             store.wait()
         except PipelineError as error:
             started.append(error)
+            assert not list(stores.directory.glob(f"step-00000020/*-0000{rank.rank}-of-*")), "its space is given back"
         started.append(save(store, 30, rank))
         return started
 
@@ -147,6 +148,7 @@ def test_the_next_save_replaces_one_that_a_rank_could_not_write(
         assert run_ranks(2, work) == [True, True]
     assert len(steps_in(stores.directory)) == 1
     assert steps_in(stores.directory)[0] > 20
+    assert not list(stores.directory.glob("step-00000020/weights-*")), "the other rank gave its space back"
     assert any("update 20 failed" in warning for warning in stores.warnings)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from infra.errors import SourceError
-from infra.storage import S3Storage, open_storage
+from infra.storage import LocalStorage, S3Storage, open_storage
 from infra.storage import s3_bucket as requests
 from tasks.training.checkpoints import Checkpoint, CheckpointStore, whole
 from tests.tasks.training.checkpoints.conftest import Stores, fragments, patched, steps_in, whole_state
@@ -162,3 +162,29 @@ def test_going_back_clears_the_remote_place_too(stores: Stores, remote: str, tmp
     assert_is(store.load_at_or_before(15, pytest.fail), 10)
     assert remote_steps(remote) == steps_in(stores.directory) == [10]
     assert_is(stores.open(remote=remote, directory=tmp_path / "another").load_latest(pytest.fail), 10)
+
+
+def test_a_checkpoint_whose_upload_failed_on_one_rank_stays_here(
+    stores: Stores, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = LocalStorage.upload
+
+    def refused_of_the_second(self: LocalStorage, path: Path, key: str) -> None:
+        if "-00001-of-" in key and key.startswith("step-00000010"):
+            raise SourceError(f"'{key}' failed.", "run again.")
+        upload(self, path, key)
+
+    def work(rank: ThreadRank) -> None:
+        store = stores.open(rank, remote)
+        store.save(10, fragments(10, rank.rank, rank.ranks), {})
+        step = 20
+        while not store.save(step, fragments(step, rank.rank, rank.ranks), {}):
+            step += 1
+        store.wait()
+        assert_is(store.load_at_or_before(10), 10)
+
+    with patched(monkeypatch, "infra.storage.local.LocalStorage.upload", refused_of_the_second):
+        run_ranks(2, work)
+    assert steps_in(Path(remote)) == [], "it never was complete there"
+    assert steps_in(stores.directory) == [10]
+    assert len(stores.warnings) >= 1
