@@ -10,9 +10,9 @@ from model.sizing.counts import (
     parameter_count,
     training_flops_per_token,
 )
+from model.sizing.deepspeed_states import ModelStates, model_states
 from model.sizing.fitting import Rates, WayToFit, largest_context, ways_to_fit
 from model.sizing.gpu_memory import GpuMemory, gpu_training_memory
-from model.sizing.model_states import ModelStates, model_states
 from model.sizing.placement import TrainingPlacement
 from model.sizing.process_memory import TrainingMemory, activation_memory, training_memory
 

@@ -9,8 +9,8 @@ from model.mixers import MIXERS
 from model.ops.cross_entropy import CHUNK_TOKENS
 from model.sequence_parallel import check_sequence_parallel
 from model.sizing.counts import parameter_count
+from model.sizing.deepspeed_states import ModelStates, model_states, pinned_bytes
 from model.sizing.layer_memory import Execution, PartBytes, feed_forward_bytes, mixer_bytes
-from model.sizing.model_states import ModelStates, model_states, pinned_bytes
 from model.sizing.placement import TrainingPlacement
 
 _FLOAT32 = 4

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model.sizing import TrainingPlacement, model_states
-from model.sizing.model_states import BUCKET_ELEMENTS, LIVE_ELEMENTS, SUB_GROUP_ELEMENTS, pinned_bytes
+from model.sizing.deepspeed_states import BUCKET_ELEMENTS, LIVE_ELEMENTS, SUB_GROUP_ELEMENTS, pinned_bytes
 
 _REPOSITORY = Path(__file__).parents[3]
 _LARGEST = 256 * 64  # the embedding of the model in tests/support/deepspeed_states.py
@@ -51,7 +51,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_states_are_what_deepspeed_holds(measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.sizing.model_states.pinned_bytes", lambda size: size)  # nothing is pinned on a CPU
+    monkeypatch.setattr("model.sizing.deepspeed_states.pinned_bytes", lambda size: size)  # nothing is pinned on a CPU
     assert (measured["bucket"], measured["live"], measured["sub_group"]) == (
         BUCKET_ELEMENTS, LIVE_ELEMENTS, SUB_GROUP_ELEMENTS,
     )  # fmt: skip
