@@ -177,7 +177,7 @@ def main(job_path: Path) -> int:
     """Join the other ranks and train the job; return the exit code."""
     # The supervisor asks a rank that hangs for its stack.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    job = AdapterJob.read(job_path)
+    job = AdapterJob.model_validate_json(job_path.read_bytes())
     deepspeed = import_deepspeed()
     placement = start_distributed(job.config, deepspeed)
     code = FAILED_EXIT_CODE
