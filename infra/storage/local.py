@@ -17,6 +17,8 @@ from infra.errors import StorageFull
 from infra.storage.checksum import checksum_bytes
 from infra.storage.interface import StoredFile
 
+#: What a write fails with when there is no space, or none for this user.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -67,7 +69,7 @@ def explained_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL_DISK:
             raise
         raise StorageFull(
             f"no space left while writing '{path}'.",

@@ -6,6 +6,7 @@ are of the machine's monotonic clock, which all its processes share and which st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -80,7 +81,8 @@ class Heartbeat:
 
     def _write(self, beat: Beat) -> None:
         self._beat = beat
-        os.pwrite(self._file, json.dumps(asdict(beat)).encode().ljust(_FILE_BYTES)[:_FILE_BYTES], 0)
+        with contextlib.suppress(OSError):  # a full disk must not end training; a beat that is missing says nothing
+            os.pwrite(self._file, json.dumps(asdict(beat)).encode().ljust(_FILE_BYTES)[:_FILE_BYTES], 0)
 
     def close(self) -> None:
         """Free the file; what it says last stays."""

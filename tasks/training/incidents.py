@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.storage.local import FULL_DISK
+
 
 @dataclass(frozen=True)
 class Incident:
@@ -36,25 +38,43 @@ class Incident:
 
 
 class IncidentLog:
-    """Appended to by the supervising process alone."""
+    """Appended to by the supervising process alone.
+
+    A full disk is one of the things it records: what cannot be written now is written with the next one.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unwritten: list[Incident] = []
 
     def add(self, incident: Incident) -> None:
-        """Write one line, apart from one that a crash may have torn."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as stream:
-            stream.write("\n" + json.dumps(asdict(incident)) + "\n")
+        """Write one line, apart from one that a crash or a full disk may have torn."""
+        self._unwritten.append(incident)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what could not be written before, if that is possible now."""
+        lines = "".join("\n" + json.dumps(asdict(incident)) + "\n" for incident in self._unwritten)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as stream:
+                stream.write(lines)
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            return
+        self._unwritten.clear()
 
     def read(self) -> list[dict[str, Any]]:
-        """All incidents, oldest first; a line torn by a crash is left out."""
+        """All incidents on disk, oldest first; a torn line is left out, one written twice is told once."""
         if not self._path.exists():
             return []
         found = []
         for line in self._path.read_text().splitlines():
             try:
-                found.append(json.loads(line))
+                incident = json.loads(line)
             except ValueError:
                 continue
+            if incident not in found:
+                found.append(incident)
         return found

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import ConfigurationError, PipelineError
+from infra.errors import ConfigurationError, PipelineError, StorageFull
 from infra.processes import ChildFailed, ChildStalled, run_streaming
 from tasks.training.errors import (
     LoaderTrouble,
@@ -46,6 +46,7 @@ Event = Mapping[str, Any]
 _FAILURES: dict[str, type[PipelineError]] = {
     "TrainingDiverged": TrainingDiverged,
     "StorageFull": StorageTrouble,
+    "CheckpointFailed": StorageTrouble,
     "SourceError": StorageTrouble,
     "DamagedObject": StorageTrouble,
     "LoaderStalled": LoaderTrouble,
@@ -68,7 +69,7 @@ class MachineLost(PipelineError):
         super().__init__(f"machine {node}: {text}", "read the log of `sam2 join` there; the run continues by itself.")
 
 
-Ending = ChildFailed | ChildStalled | RankHung | MachineLost
+Ending = ChildFailed | ChildStalled | RankHung | MachineLost | StorageFull
 
 
 class Watch:
@@ -128,6 +129,7 @@ class Supervisor:
         self._step = 0
         self._failure: Exception | None = None
         self._last_detail = ""
+        self._written: TrainingJob | None = None
 
     def run(self) -> None:
         """Train until the stage is finished, whatever dies on the way.
@@ -140,19 +142,22 @@ class Supervisor:
             before = self._furthest
             try:
                 self._attempt(number)
-            except (ChildFailed, ChildStalled, RankHung, MachineLost) as error:
+            except (ChildFailed, ChildStalled, RankHung, MachineLost, StorageFull) as error:
                 idle = 0 if self._furthest > before else idle + 1
                 self._after(error, idle)
             else:
-                Attempt.of(0, self._job.config).write(self._job_path)
+                self._announce(Attempt.of(0, self._job.config))
+                self._incidents.flush()
                 return
             number += 1
 
     def _attempt(self, number: int) -> None:
         self._failure = None
-        self._job.write(self._job_path)
+        if self._written is not self._job:
+            self._job.write(self._job_path)
+            self._written = self._job
         attempt = Attempt.of(number, self._job.config)
-        attempt.write(self._job_path)
+        self._announce(attempt)
         watch = Watch(self._job.heartbeats, attempt.ranks_of(0), self._policy)
 
         def on_event(event: dict[str, Any]) -> None:
@@ -175,6 +180,11 @@ class Supervisor:
             if kernel_memory_kills() > kills and self._failure is None:
                 self._failure = OutOfMemory("the kernel killed a process for want of memory.", "see the incident.")
             raise
+
+    def _announce(self, attempt: Attempt) -> None:
+        """Tell the other machines, if there are any."""
+        if attempt.nodes > 1:
+            attempt.write(self._job_path)
 
     def _note(self, event: Event, watch: Watch) -> None:
         kind = event["event"]
@@ -243,6 +253,8 @@ class Supervisor:
             return "hung step", "no output"
         if isinstance(error, MachineLost):
             return "dead rank", error.problem
+        if isinstance(error, StorageFull):
+            return "storage", error.problem
         text = "\n".join(error.last_lines)
         rank, code = _ROOT_CAUSE.search(text), _EXIT_CODE.search(text)
         who = f"rank {rank.group(1)}" if rank else "rank 0"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from infra.errors import ConfigurationError, PipelineError
-from infra.storage.local import atomic_file
+from infra.storage.local import atomic_file, explained_write_errors
 from model import ModelConfig, load_config
 from model.checkpoint_files import WEIGHTS_FILE
 from tasks.training.checkpoints import (
@@ -384,7 +384,7 @@ def _sole_trainer(directory: Path, placement: Placement) -> Iterator[None]:
 def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> int:
     """Train the job as one of its ranks; return the exit code."""
     try:
-        with _sole_trainer(job.checkpoints, placement):
+        with explained_write_errors(job.output), _sole_trainer(job.checkpoints, placement):
             trainer = Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
             try:
                 if not trainer.run():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -167,3 +168,19 @@ def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 7\nnr_free_pages 3\n")
     assert kernel_memory_kills(tmp_path / "vmstat") == 7
     assert kernel_memory_kills(tmp_path / "absent") == 0
+
+
+def test_incidents_that_do_not_fit_on_the_disk_are_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = IncidentLog(tmp_path / "log")
+
+    def full(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        log.add(Incident.now(1, "storage", "a", "b"))
+    assert log.read() == []
+    log.add(Incident.now(2, "dead rank", "a", "b"))
+    assert [incident["step"] for incident in log.read()] == [1, 2]
