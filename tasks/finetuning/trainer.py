@@ -6,8 +6,6 @@ which alone are trained and kept in checkpoints, and the rows are conversations.
 
 from __future__ import annotations
 
-import faulthandler
-import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,41 +13,20 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import nn
 
-from infra.errors import ConfigurationError, PipelineError
-from model import HybridLM, load
+from infra.errors import ConfigurationError
+from model import load
 from tasks.finetuning.adapters import ADAPTER_DIRECTORY, add_adapters, save_adapters, trainable
 from tasks.finetuning.answers import AnswerSampler
 from tasks.finetuning.job import AdapterJob
-from tasks.training import trainer as training
-from tasks.training.checkpoints import weight_key, whole
+from tasks.training.checkpoints import Checkpoint, weight_key, whole
 from tasks.training.data_order import Batch
-from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
-from tasks.training.errors import TrainingFailed
-from tasks.training.job import (
-    DATA_FILE,
-    FAILED_EXIT_CODE,
-    HISTORY_FILE,
-    INTERRUPTED_EXIT_CODE,
-    OUT_OF_MEMORY_EXIT_CODE,
-    ROLL_BACK_FILE,
-    TIMING_FILE,
-)
+from tasks.training.engine import LossModule, Placement, TrainingEngine
 from tasks.training.optimizer import adamw
 from tasks.training.sharded_state import ShardedState
+from tasks.training.trainer import Trainer, main
 from tasks.training.validation import Validation
-
-
-class _ChatLoss(nn.Module):
-    """The loss as a forward pass, which DeepSpeed hooks."""
-
-    def __init__(self, model: HybridLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch.tokens, batch.targets, batch.document_ids)
 
 
 class AdapterEngine(TrainingEngine):
@@ -77,13 +54,13 @@ class AdapterEngine(TrainingEngine):
         optimizer = adamw(adapters, betas=config.betas, epsilon=config.epsilon, weight_decay=config.weight_decay)
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(
-            model=_ChatLoss(model), optimizer=optimizer, config=config.deepspeed_config()
+            model=LossModule(model), optimizer=optimizer, config=config.deepspeed_config()
         )
         self._engine.train()
         self._parameters: dict[str, Any] = trainable(self._engine.module.model)
         self.state = ShardedState(self._engine, self._parameters, config.zero_stage, config.optimizer)
 
-    def forward_backward(self, batch: Batch, weight: float) -> Tensor:
+    def forward_backward(self, batch: Batch, weight: float) -> torch.Tensor:
         """As for any model; what dropout leaves out depends on the seed, the update, the micro-batch and the rank."""
         if self._lora.dropout:
             key = (self._config.seed, self.state.optimizer_step, self._micro_step, self._placement.rank)
@@ -102,7 +79,7 @@ class AdapterEngine(TrainingEngine):
         super().discard()
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Tensor:
+    def evaluate(self, batch: Batch) -> torch.Tensor:
         """Without dropout."""
         self._engine.eval()
         loss = super().evaluate(batch)
@@ -110,84 +87,34 @@ class AdapterEngine(TrainingEngine):
         return loss
 
 
-class AdapterTrainer(training.Trainer):
+class AdapterTrainer(Trainer):
     """Adapters on one rank."""
 
     def __init__(self, job: AdapterJob, placement: Placement, engine: AdapterEngine) -> None:
         super().__init__(job, placement, engine)
         self._adapters = engine
-        held_out: Any = AnswerSampler(
-            job.validation_documents(), context_tokens=job.config.context_tokens, seed=0, stage="validation"
+
+    def held_out(self) -> Validation | None:
+        """Held-out conversations, by the loss of their answers."""
+        conversations: Any = self.job.validation_documents() if self.config.validation_rows else None
+        if conversations is None:
+            return None
+        sampler: Any = AnswerSampler(
+            conversations, context_tokens=self.config.context_tokens, seed=0, stage="validation"
         )
-        self.validation = Validation(job, placement, engine, held_out) if job.config.validation_rows else None
+        return Validation(self.job, self.placement, self.engine, sampler)
 
-    def export(self) -> None:
-        """Write the adapters and the history from the last checkpoint (every rank calls this, the first writes)."""
-        self.heartbeat.enter("export", self.config.steps)
-        checkpoint = self.checkpoints.load_latest()
-        if checkpoint is None or checkpoint.step != self.config.steps:
-            raise TrainingFailed(
-                f"the last checkpoint, after update {self.config.steps}, is damaged.",
-                "run again: training continues from the one before; if it recurs, use another disk.",
-            )
-        if not self.placement.is_first:
-            return
-        weights = {
-            name: whole(checkpoint, weight_key(name)) for name in trainable(self._adapters.wrapper.get_base_model())
-        }
-        output = self.job.output
-        save_adapters(self._adapters.wrapper, weights, output / ADAPTER_DIRECTORY)
-        lines = {
-            HISTORY_FILE: checkpoint.series("history"),
-            TIMING_FILE: checkpoint.series("timing"),
-            DATA_FILE: self.sampler.table(self.config.steps * self.plan.rows_per_step),
-            ROLL_BACK_FILE: checkpoint.progress["roll_backs"],
-        }
-        for name, records in lines.items():
-            if records:
-                training._write_lines(output / name, records)
+    def write_result(self, checkpoint: Checkpoint) -> None:
+        """The adapters, in peft's own layout."""
+        wrapper = self._adapters.wrapper
+        weights = {name: whole(checkpoint, weight_key(name)) for name in trainable(wrapper.get_base_model())}
+        save_adapters(wrapper, weights, self.job.output / ADAPTER_DIRECTORY)
 
 
-def train(job: AdapterJob, placement: Placement, deepspeed: ModuleType) -> int:
-    """Train the adapters as one of the job's ranks; return the exit code."""
-    try:
-        with training._sole_trainer(job.checkpoints, placement):
-            trainer = AdapterTrainer(job, placement, AdapterEngine(job, placement, deepspeed))
-            try:
-                if not trainer.run():
-                    if placement.is_first:
-                        training.emit("interrupted", {"step": trainer.checkpoints.saved_step})
-                    return INTERRUPTED_EXIT_CODE
-                trainer.export()
-            finally:
-                trainer.close()
-            placement.sum(0.0)  # nobody leaves before the first rank has written
-    except PipelineError as error:
-        training.emit("error", {"type": type(error).__name__, "problem": error.problem, "fix": error.fix})
-        return FAILED_EXIT_CODE
-    except (MemoryError, RuntimeError) as error:
-        if not training.is_out_of_memory(error):
-            raise
-        training.emit("out_of_memory", {"text": f"rank {placement.rank}: {str(error).splitlines()[0]}"})
-        return OUT_OF_MEMORY_EXIT_CODE
-    return 0
-
-
-def main(job_path: Path) -> int:
-    """Join the other ranks and train the job; return the exit code."""
-    # The supervisor asks a rank that hangs for its stack.
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    job = AdapterJob.model_validate_json(job_path.read_bytes())
-    deepspeed = import_deepspeed()
-    placement = start_distributed(job.config, deepspeed)
-    code = FAILED_EXIT_CODE
-    try:
-        code = train(job, placement, deepspeed)
-    finally:
-        if code in (0, INTERRUPTED_EXIT_CODE):
-            torch.distributed.destroy_process_group()
-    return code
+def make_trainer(job: AdapterJob, placement: Placement, deepspeed: ModuleType) -> AdapterTrainer:
+    """A trainer of adapters."""
+    return AdapterTrainer(job, placement, AdapterEngine(job, placement, deepspeed))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), AdapterJob, make_trainer))

@@ -83,10 +83,10 @@ def start_distributed(config: TrainingStageConfig, deepspeed: ModuleType) -> Pla
     return Placement(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
 
 
-class _Loss(nn.Module):
+class LossModule(nn.Module):
     """The loss as a forward pass: DeepSpeed hooks `forward`, and ZeRO-3 gathers weights there."""
 
-    def __init__(self, model: HybridLM, sequence_parallel: SequenceParallel | None) -> None:
+    def __init__(self, model: HybridLM, sequence_parallel: SequenceParallel | None = None) -> None:
         super().__init__()
         self.model = model
         self._sequence_parallel = sequence_parallel
@@ -113,9 +113,13 @@ class TrainingEngine:
         model.offload_activations = config.offload_activations
         model.feed_forward_chunk_tokens = config.feed_forward_chunk_tokens
         shared = SequenceParallel.of_neighbours(config.sequence_parallel) if config.sequence_parallel > 1 else None
+        loss = LossModule(model, shared)
+        if config.zero_stage == 3:
+            # The loss takes the head's gradient itself, after the head's own hooks have let go of its weight.
+            deepspeed.zero.register_external_parameter(loss, model.lm_head.weight)
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(
-            model=_Loss(model, shared), optimizer=_optimizer(model, config), config=config.deepspeed_config()
+            model=loss, optimizer=_optimizer(model, config), config=config.deepspeed_config()
         )
         # By the names of HybridLM; a tied head appears once.
         self._parameters: dict[str, Any] = dict(self._engine.module.model.named_parameters())

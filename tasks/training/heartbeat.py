@@ -12,25 +12,25 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-#: In the order in which an update passes them. In `exchange` a rank waits for the others.
+#: In the order in which an update passes them. In `exchange` a rank waits for the others; the last checkpoint is
+#: waited for, others are written beside training.
 Phase = Literal[
-    "starting", "restoring", "data", "forward and backward", "exchange", "update", "validation", "checkpoint", "export"
+    "starting",
+    "restoring",
+    "data",
+    "forward and backward",
+    "exchange",
+    "update",
+    "validation",
+    "checkpoint",
+    "last checkpoint",
+    "export",
 ]
 #: Phases that may take as long as starting does: they are not part of an update.
-LONG_PHASES: frozenset[str] = frozenset({"starting", "restoring", "validation", "checkpoint", "export"})
-_ORDER: dict[str, int] = {
-    "starting": 0,
-    "restoring": 1,
-    "data": 2,
-    "forward and backward": 3,
-    "exchange": 4,
-    "update": 5,
-    "validation": 6,
-    "checkpoint": 7,
-    "export": 8,
-}
+LONG_PHASES: frozenset[str] = frozenset({"starting", "restoring", "validation", "last checkpoint", "export"})
+_ORDER: dict[str, int] = {phase: place for place, phase in enumerate(get_args(Phase))}
 _FILE_BYTES = 512
 _DETAIL_LETTERS = 80
 

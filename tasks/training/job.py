@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -53,7 +53,7 @@ class TrainingJob(BaseModel):
         """Where the ranks of this machine say what they are doing."""
         return self.checkpoints.parent / "heartbeats"
 
-    def with_micro_batch(self, rows: int) -> TrainingJob:
+    def with_micro_batch(self, rows: int) -> Self:
         """The same updates in micro-batches of so many rows."""
         return self.model_copy(update={"config": self.config.model_copy(update={"micro_batch": rows})})
 
@@ -62,7 +62,7 @@ class TrainingJob(BaseModel):
             stream.write(self.model_dump_json(indent=1).encode())
 
     @classmethod
-    def read(cls, path: Path) -> TrainingJob:
+    def read(cls, path: Path) -> Self:
         return cls.model_validate_json(path.read_bytes())
 
     def training_documents(self) -> TokenDataset:

@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -97,7 +97,7 @@ class Trainer:
             device=placement.device,
             stall_seconds=config.restart.hang_seconds or LOADER_STALL_SECONDS,
         )
-        self.validation = Validation.of(job, placement, engine)
+        self.validation = self.held_out()
         self.checkpoints = CheckpointStore(
             job.checkpoints,
             job.checkpoints_remote,
@@ -160,13 +160,21 @@ class Trainer:
         if not self.placement.is_first:
             return
         output = self.job.output
-        write_model(checkpoint, self.config.stage_model, output / MODEL_DIRECTORY)
-        write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], output / OPTIMIZER_DIRECTORY)
+        self.write_result(checkpoint)
         _write_lines(output / HISTORY_FILE, checkpoint.series("history"))
         _write_lines(output / TIMING_FILE, checkpoint.series("timing"))
         _write_lines(output / DATA_FILE, self.sampler.table(self.config.steps * self.plan.rows_per_step))
         if checkpoint.progress["roll_backs"]:
             _write_lines(output / ROLL_BACK_FILE, checkpoint.progress["roll_backs"])
+
+    def held_out(self) -> Validation | None:
+        """The rows whose loss is measured now and then; None: none are."""
+        return Validation.of(self.job, self.placement, self.engine)
+
+    def write_result(self, checkpoint: Checkpoint) -> None:
+        """What was learnt, from the last checkpoint: the model, and the optimiser's state for the next stage."""
+        write_model(checkpoint, self.config.stage_model, self.job.output / MODEL_DIRECTORY)
+        write_optimizer(checkpoint, checkpoint.progress["optimizer_step"], self.job.output / OPTIMIZER_DIRECTORY)
 
     def close(self) -> None:
         """Free files and threads."""
@@ -289,7 +297,7 @@ class Trainer:
 
     def _save(self, step: int, *, wait: bool = False) -> None:
         """Start writing a checkpoint; training goes on once the state is copied."""
-        self.heartbeat.enter("checkpoint", step)
+        self.heartbeat.enter("last checkpoint" if wait else "checkpoint", step)
         self.last_save = time.monotonic()
         measured = [record["validation_loss"] for record in self.history if "validation_loss" in record]
         progress = {
@@ -381,11 +389,19 @@ def _sole_trainer(directory: Path, placement: Placement) -> Iterator[None]:
         yield
 
 
-def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> int:
+MakeTrainer = Callable[[Any, Placement, ModuleType], Trainer]
+
+
+def make_trainer(job: TrainingJob, placement: Placement, deepspeed: ModuleType) -> Trainer:
+    """A trainer of a whole model."""
+    return Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
+
+
+def train(job: TrainingJob, placement: Placement, deepspeed: ModuleType, make: MakeTrainer = make_trainer) -> int:
     """Train the job as one of its ranks; return the exit code."""
     try:
         with explained_write_errors(job.output), _sole_trainer(job.checkpoints, placement):
-            trainer = Trainer(job, placement, TrainingEngine(job.config, placement, deepspeed))
+            trainer = make(job, placement, deepspeed)
             try:
                 if not trainer.run():
                     if placement.is_first:
@@ -413,16 +429,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def main(job_path: Path) -> int:
+def main(job_path: Path, kind: type[TrainingJob] = TrainingJob, make: MakeTrainer = make_trainer) -> int:
     """Join the other ranks and train the job; return the exit code."""
     # The supervisor asks a rank that hangs for its stack.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    job = TrainingJob.read(job_path)
+    job = kind.read(job_path)
     deepspeed = import_deepspeed()
     placement = start_distributed(job.config, deepspeed)
     code = FAILED_EXIT_CODE
     try:
-        code = train(job, placement, deepspeed)
+        code = train(job, placement, deepspeed, make)
     finally:
         if code in (0, INTERRUPTED_EXIT_CODE):
             torch.distributed.destroy_process_group()

@@ -86,7 +86,9 @@ def campaign_config(plan: Plan) -> TrainingStageConfig:
         checkpoint_every_fraction=4 / plan.updates,
         validate_every_fraction=0.25,
         roll_back=RollBackPolicy(window=16, spike_rise=0.7, spike_deviations=6, rate_recovery_steps=10, maximum=20),
-        restart=RestartPolicy(maximum=20, backoff_seconds=0.0, hang_seconds=_HANG_SECONDS),
+        restart=RestartPolicy(
+            maximum=20, backoff_seconds=0.0, hang_seconds=_HANG_SECONDS, start_seconds=8 * _HANG_SECONDS
+        ),
     )
 
 

@@ -153,7 +153,7 @@ def in_this_process(process_group: tuple[Placement, ModuleType]) -> Callable[...
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training, "emit", lambda event, fields: on_event({"event": event, **fields}))
             try:
-                code = trainer.train(AdapterJob.read(Path(command[-1])), *process_group)
+                code = training.train(AdapterJob.read(Path(command[-1])), *process_group, trainer.make_trainer)
             finally:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)

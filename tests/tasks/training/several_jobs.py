@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tasks.training import TrainingStageConfig
 from tasks.training.checkpoints import CheckpointStore, RetentionPolicy
 from tasks.training.engine import TrainingEngine, import_deepspeed, start_distributed
 from tasks.training.job import TrainingJob
@@ -19,6 +21,17 @@ from tests.tasks.training.conftest import stage_config
 from tests.tasks.training.random_batches import random_batch
 
 ROLL_BACKS = "roll-backs.json"
+
+
+def shard_small_weights_too(config: TrainingStageConfig) -> dict[str, Any]:
+    """DeepSpeed's settings with every weight cut up by ZeRO-3, as a large model's are: it spares small ones."""
+    settings = deepspeed_config(config)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings
+
+
+deepspeed_config = TrainingStageConfig.deepspeed_config
+TrainingStageConfig.deepspeed_config = shard_small_weights_too  # type: ignore[method-assign]
 
 
 def losses_around_a_roll_back(zero_stage: int, directory: Path) -> list[list[float]]:
