@@ -122,16 +122,6 @@ def test_it_learns_reports_and_leaves_a_loadable_model(train: Train) -> None:
     assert load(artifact.directory / "model").config.width == 32
 
 
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
-    train: Train, here: RunHere, monkeypatch: pytest.MonkeyPatch, another_store: ArtifactStore, tokens: Artifact
-) -> None:
-    config = stage_config(checkpoint_every_fraction=0.25)
-    unbroken = train(config).artifact
-    monkeypatch.undo()  # from here on in processes of its own, which can be killed
-    resumed = build_with_a_kill(config, tokens, another_store, kill_after=8)
-    assert same_results(unbroken, resumed)
-
-
 @pytest.mark.slow
 def test_two_ranks_killed_and_resumed_equal_uninterrupted_bit_for_bit(
     train: Train, another_store: ArtifactStore, tokens: Artifact
