@@ -169,6 +169,7 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     | {"ranks": 2, "sequence_parallel": 2, "zero_stage": 3, "gradient_checkpointing": True},
 }
 HALF = {"tokens": 6 * 256}
+HALVES = ["zero-0", "zero-1", "zero-2", "zero-3"]
 UNCHANGED = ["zero-1", "zero-3"]
 CHANGES = [("zero-0", "zero-3"), ("zero-3", "zero-1"), ("zero-2", "zero-0")]
 
@@ -177,7 +178,7 @@ CHANGES = [("zero-0", "zero-3"), ("zero-3", "zero-1"), ("zero-2", "zero-0")]
 def sharded(tokens: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The whole stage and its first half, each trained by two ranks with each sharding: name -> files."""
     configs = {name: stage_config(**options) for name, options in SHARDINGS.items()}
-    configs |= {f"half-{name}": stage_config(**(options | HALF)) for name, options in SHARDINGS.items()}
+    configs |= {f"half-{name}": stage_config(**(SHARDINGS[name] | HALF)) for name in HALVES}
     for first, second in (*zip(UNCHANGED, UNCHANGED, strict=True), *CHANGES):
         configs[f"{first}-then-{second}/first"] = configs[f"half-{first}"]
         configs[f"{first}-then-{second}/second"] = configs[second]
@@ -202,7 +203,7 @@ def test_ranks_and_zero_stages_train_the_same_model(
         torch.testing.assert_close(found[key], tensor, atol=1e-3, rtol=1e-3, msg=key)
 
 
-@pytest.mark.parametrize("name", SHARDINGS)
+@pytest.mark.parametrize("name", HALVES)
 def test_a_checkpoint_continues_at_another_rank_count_and_sharding(
     train: Train, here: RunHere, tokens: Artifact, sharded: dict[str, Path], name: str
 ) -> None:
