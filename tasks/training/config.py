@@ -204,7 +204,12 @@ class TrainingConfig(StageConfig):
     validate_every_fraction: float = Field(0.1, gt=0, le=1, description="share of the stage between measurements")
     checkpoint_every_fraction: float = run_argument(0.1, "share of the stage between checkpoints", gt=0, le=1)
     checkpoint_every_seconds: float = run_argument(600.0, "longest time between checkpoints, seconds", gt=0)
-    checkpoints_kept: int = run_argument(2, "newest checkpoints kept while training", ge=1)
+    checkpoints_kept: int = run_argument(
+        2, "newest checkpoints kept while training, beside the best and one to roll back to", ge=1
+    )
+    checkpoint_kept_every_steps: int | None = run_argument(
+        None, "keep every checkpoint whose updates are a multiple of it; left out: no further ones", ge=1
+    )
     peak_teraflops: float | None = run_argument(
         None,
         "dense TFLOP/s of one rank's device, which MFU is relative to; left out: as published, else measured",

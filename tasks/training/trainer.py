@@ -102,7 +102,11 @@ class Trainer:
             job.checkpoints,
             job.checkpoints_remote,
             placement,
-            RetentionPolicy(newest=config.checkpoints_kept, behind_steps=config.roll_back.rewind_steps),
+            RetentionPolicy(
+                newest=config.checkpoints_kept,
+                every_steps=config.checkpoint_kept_every_steps,
+                behind_steps=config.roll_back.rewind_steps,
+            ),
             self._warn,
         )
         self.meter = Meter(config, placement)

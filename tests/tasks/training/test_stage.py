@@ -324,6 +324,26 @@ def test_a_bad_batch_is_left_out_the_rate_lowered_and_the_next_stage_told(
     assert second.manifest.statistics["rows_drawn"] == {"first": 15 * config.rows_per_step}
 
 
+def test_too_little_memory_leads_to_the_same_rows_in_smaller_micro_batches(
+    train: Train, here: RunHere, monkeypatch: pytest.MonkeyPatch, another_store: ArtifactStore, tokens: Artifact
+) -> None:
+    reference = train(stage_config()).artifact
+    accumulate = trainer.Trainer._accumulate
+
+    def short_of_memory(self: trainer.Trainer, loaded: LoadedUpdate) -> torch.Tensor:
+        if loaded.batch == 3 and len(loaded.micro_batches[0].tokens) > 1:
+            raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+        return accumulate(self, loaded)
+
+    monkeypatch.setattr(trainer.Trainer, "_accumulate", short_of_memory)
+    artifact = build_stage(STAGE, stage_config(), {"tokens": tokens}, another_store).artifact
+    (incident,) = artifact.manifest.statistics["incidents"]
+    assert incident["kind"] == "out of memory"
+    assert incident["action"] == "micro_batch 2 -> 1, the same rows an update"
+    assert losses(artifact) == pytest.approx(losses(reference), abs=1e-5)
+    assert [entry["batch"] for entry in history(artifact) if entry["step"]] == list(range(12))
+
+
 def test_a_loss_that_stays_no_number_ends_the_stage_after_its_roll_backs(train: Train, here: RunHere) -> None:
     config = stage_config(learning_rate=1e30, final_learning_rate=1e30, schedule="constant", warmup_steps=0)
     incidents: list[str] = []

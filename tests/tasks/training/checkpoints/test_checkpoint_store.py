@@ -138,6 +138,8 @@ def test_the_policy_by_itself() -> None:
     assert RetentionPolicy(newest=1, best=False).kept(history) == {40}, "by age, not by step"
     assert RetentionPolicy(newest=1).kept(history) == {40, 60}
     assert RetentionPolicy(newest=0, best=False, every_steps=25).kept(history) == {40, 50}
+    straight = [description(step, step, None) for step in (10, 20, 30, 40)]
+    assert RetentionPolicy(newest=1, best=False, behind_steps=15).kept(straight) == {40, 20}, "one to go back to"
 
 
 def test_the_last_good_one_is_not_pruned_before_a_newer_one_is_complete(
