@@ -67,22 +67,13 @@ class ChatModel(PythonModel):
 
 def _fetch(address: str, checksums: str) -> Path:
     """Bring an artifact here, and check every listed file against its checksum."""
+    from model.checkpoint_files import damaged_file
+
     directory = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
-    for name, checksum in json.loads(checksums).items():
-        if not (directory / name).is_file() or _checksum(directory / name) != checksum:
-            raise ValueError(f"file '{name}' of '{address}' is not the one that was registered: register it again")
+    name = damaged_file(directory, json.loads(checksums))
+    if name is not None:
+        raise ValueError(f"file '{name}' of '{address}' is not the one that was registered: register it again")
     return directory
-
-
-def _checksum(path: Path) -> str:
-    """As manifests write it; spelled out here because the loading process may not have the pipeline installed."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while block := stream.read(4 << 20):
-            digest.update(block)
-    return f"xxh3_128:{digest.hexdigest()}"
 
 
 def _texts(model_input: Any) -> list[str]:

@@ -48,23 +48,14 @@ class TextModel(PythonModel):
 
     def _fetch(self, configured: dict[str, Any]) -> Path:
         """Bring a bundle that was registered by address here, and check every file against its checksum."""
+        from model.checkpoint_files import damaged_file
+
         address = configured["bundle_uri"]
         bundle = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
-        for name, checksum in json.loads(configured["checksums"]).items():
-            if not (bundle / name).is_file() or _checksum(bundle / name) != checksum:
-                raise ValueError(f"file '{name}' of '{address}' is not the one that was registered: register it again")
+        name = damaged_file(bundle, json.loads(configured["checksums"]))
+        if name is not None:
+            raise ValueError(f"file '{name}' of '{address}' is not the one that was registered: register it again")
         return bundle
-
-
-def _checksum(path: Path) -> str:
-    """As manifests write it; spelled out here because the loading process may not have the pipeline installed."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while block := stream.read(4 << 20):
-            digest.update(block)
-    return f"xxh3_128:{digest.hexdigest()}"
 
 
 def _prompts(model_input: Any) -> list[str]:
