@@ -14,7 +14,7 @@ INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $
 PROFILE ?= smoke
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q
-# Tests with the real servers on one worker, the others file by file, the longest first (tests/conftest.py).
+# File by file, the longest first (tests/conftest.py).
 SPREAD = -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 RUN_FLAGS ?=
 
@@ -41,8 +41,7 @@ stop: ## stop them; leaves no process behind
 status: $(STAMP) ## servers, ports, last runs
 	$(BIN)/sam2 status
 
-test: lint typecheck ## everything that must hold before a change lands
-	$(PYTEST) $(SPREAD)
+test: lint typecheck unit end-to-end ## everything that must hold before a change lands
 
 lint: $(STAMP) ## style and import order
 	$(BIN)/ruff check .

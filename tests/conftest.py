@@ -28,21 +28,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pipeline"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together on one of several workers, and which begin: those that take longest.
-
-    The tests with real servers share them, so they are one group; all others stay with their file, whose fixtures
-    they share.
-    """
+    """Tests of a file stay together on one worker, because they share fixtures; files that take long begin."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-
-    def group(item: pytest.Item) -> str:
-        return (
-            SERVERS if item.get_closest_marker("end_to_end") or item.get_closest_marker("browser") else str(item.path)
-        )
-
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: (group(item) != SERVERS, item.path not in slow_files))
-
-
-SERVERS = "servers"
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.path not in slow_files)
