@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -84,7 +85,6 @@ def checkpoint_written(root: Path) -> bool:
     [
         ("filtered_documents", kill_engine),
         ("unique_documents", kill_worker),
-        (TRAINED_KIND, kill_trainer),
     ],
 )
 def test_a_killed_run_is_continued_to_the_same_artifacts(
@@ -99,10 +99,7 @@ def test_a_killed_run_is_continued_to_the_same_artifacts(
     shutil.copytree(finished_run[0], root)
     shutil.rmtree(victim_of(root, moment))
     run = start(stack, root)
-    if moment == TRAINED_KIND:
-        wait_for(lambda: checkpoint_written(root))
-    else:
-        wait_for(lambda: is_being_built(root, moment))
+    wait_for(lambda: is_being_built(root, moment))
     kill(stack, run)
     wait_for(lambda: stack.runs.read(run.id).state_name in ("Crashed", "Failed"))
     assert is_being_built(root, moment), "the kill came in the middle of the stage"
@@ -110,14 +107,33 @@ def test_a_killed_run_is_continued_to_the_same_artifacts(
     result = stack.command("sam2", "retry", run.name)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr
     assert stack.runs.read(run.id).state_name == "Completed"
-    expected, found = content_checksums(finished_run[0]), content_checksums(root)
+    assert_same_artifacts(finished_run[0], root)
+
+
+def test_a_killed_trainer_is_started_again_by_its_run(
+    stack: RunningStack, finished_run: Finished, tmp_path: Path
+) -> None:
+    root = tmp_path / "artifacts"
+    shutil.copytree(finished_run[0], root)
+    victim = victim_of(root, TRAINED_KIND)
+    shutil.rmtree(victim)
+    run = start(stack, root)
+    wait_for(lambda: checkpoint_written(root))
+    kill_trainer(stack, run)
+    wait_for(lambda: stack.runs.read(run.id).state_name in ("Completed", "Crashed", "Failed"))
+    assert stack.runs.read(run.id).state_name == "Completed"
+    assert_same_artifacts(finished_run[0], root)
+    manifest = json.loads((victim / "manifest.json").read_text())
+    assert [incident["kind"] for incident in manifest["statistics"]["incidents"]] == ["dead rank"]
+
+
+def assert_same_artifacts(expected_root: Path, root: Path) -> None:
+    expected, found = content_checksums(expected_root), content_checksums(root)
     compared = [name for name in expected if name.partition("/")[0] in DATA_KINDS]
     assert len(compared) == len(DATA_KINDS)
     for name in compared:
         assert found[name] == expected[name], name
-    assert model_bytes(root) == model_bytes(finished_run[0]), "weights are the same to the last bit"
-    if moment == TRAINED_KIND:
-        assert "continuing after update" in result.stdout
+    assert model_bytes(root) == model_bytes(expected_root), "weights are the same to the last bit"
 
 
 def model_bytes(root: Path) -> dict[str, bytes]:
