@@ -54,6 +54,8 @@ class IncidentLog:
 
     def flush(self) -> None:
         """Write what could not be written before, if that is possible now."""
+        if not self._unwritten:
+            return
         lines = "".join("\n" + json.dumps(asdict(incident)) + "\n" for incident in self._unwritten)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,7 @@ class Watch:
         self._ranks = ranks
         self._policy = policy
         self._asked: tuple[Beat, float] | None = None
+        self._started = time.monotonic()
         self.usual_seconds = 0.0
         clear_beats(directory, ranks)
 
@@ -88,15 +89,22 @@ class Watch:
             beat, asked = self._asked
             if time.monotonic() - asked < _STACK_SECONDS:
                 return
-            _signal(beat.pid, signal.SIGKILL)  # a rank stuck in native code hears nothing gentler
+            if beat.pid:
+                _signal(beat.pid, signal.SIGKILL)  # a rank stuck in native code hears nothing gentler
             raise RankHung(beat, beat.phase == "data")
-        beats = read_beats(self._directory, self._ranks)
+        beats = self._beats()
         stuck = [beat for beat in beats if beat.seconds() > self._limit(beat)]
         if stuck:
             # Whoever waits for others is stuck too; the one least far is the reason.
             culprit = min(beats, key=lambda beat: beat.progress)
-            _signal(culprit.pid, signal.SIGUSR1)
+            if culprit.pid:
+                _signal(culprit.pid, signal.SIGUSR1)
             self._asked = culprit, time.monotonic()
+
+    def _beats(self) -> list[Beat]:
+        """Of every rank here; one that has not said anything yet is starting since the watch began."""
+        said = {beat.rank: beat for beat in read_beats(self._directory, self._ranks)}
+        return [said.get(rank, Beat(rank, 0, 0, "starting", self._started)) for rank in self._ranks]
 
     def _limit(self, beat: Beat) -> float:
         if beat.phase in LONG_PHASES or (beat.step == 0 and not self.usual_seconds):

@@ -128,12 +128,14 @@ def test_the_file_of_another_stack_is_not_withdrawn(settings: StackSettings) -> 
     assert (settings.project / "prefect.toml").exists()
 
 
-def test_the_shipped_prefect_yaml_names_the_pipeline(settings: StackSettings) -> None:
-    (definition,) = read_definitions(settings.project)
-    assert definition["entrypoint"] == "flows/full_pipeline.py:full_pipeline"
-    assert definition["work_pool"] == {"name": "local"}
-    step = definition["pull"][0]["prefect.deployments.steps.set_working_directory"]
-    assert step == {"directory": str(settings.project)}
+def test_the_shipped_prefect_yaml_names_the_flows(settings: StackSettings) -> None:
+    definitions = read_definitions(settings.project)
+    entrypoints = [definition["entrypoint"] for definition in definitions]
+    assert entrypoints == ["flows/full_pipeline.py:full_pipeline", "flows/finetune.py:finetune"]
+    for definition in definitions:
+        assert definition["work_pool"] == {"name": "local"}
+        step = definition["pull"][0]["prefect.deployments.steps.set_working_directory"]
+        assert step == {"directory": str(settings.project)}
 
 
 def test_an_entrypoint_that_does_not_exist_is_named(settings: StackSettings) -> None:

@@ -1,7 +1,8 @@
 """Stands in for the trainer: does what a script says, so that the supervisor is tested without a model.
 
 The script of rank 0, `script-0.json` beside the job, is a list with one list of actions for each attempt:
-["steps", n], ["die", signal], ["exit", code], ["event", {...}], ["hang", phase], ["native hang", phase].
+["steps", n], ["die", signal], ["exit", code], ["event", {...}], ["hang", phase], ["native hang", phase];
+as the only one ["silent", 0], a hang before the first heartbeat.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def main(job_path: Path) -> None:
     actions, rest = script[0], script[1:]
     script_path.write_text(json.dumps(rest))
     (job_path.with_name(f"micro-batch-{rank}-{len(rest)}")).write_text(str(job["config"]["micro_batch"]))
+    if actions[0][0] == "silent":
+        time.sleep(600)
     heartbeat = heartbeat_module.Heartbeat(Path(job["checkpoints"]).parent / "heartbeats", rank)
     done = 0
     for action in actions:

@@ -69,7 +69,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
 def test_an_undisturbed_run_has_no_incident(play: Play) -> None:
     play.run([[["steps", 3]]])
     assert play.steps == [1, 2, 3]
-    assert play.incidents.read() == []
+    assert not (play.directory / "incidents.jsonl").exists()
 
 
 def test_a_killed_rank_a_stop_signal_and_full_storage_are_each_followed_by_a_new_start(play: Play) -> None:
@@ -100,6 +100,12 @@ def test_a_rank_that_hangs_is_named_asked_for_its_stack_and_replaced(play: Play,
 def test_a_hang_outside_the_data_is_a_hung_step(play: Play) -> None:
     play.run([[["steps", 1], ["hang", "forward and backward"]], [["steps", 2]]], hang_seconds=0.3)
     assert play.kinds() == ["hung step"]
+
+
+def test_a_rank_that_hangs_before_it_says_anything_is_noticed_too(play: Play) -> None:
+    play.run([[["silent", 0]], [["steps", 1]]], start_seconds=1.5)
+    assert play.kinds() == ["hung step"]
+    assert "rank 0 in 'starting'" in play.told[0].detail
 
 
 def test_out_of_memory_halves_the_micro_batch_until_it_fits(play: Play) -> None:
