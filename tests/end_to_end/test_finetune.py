@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ STAGES = ["conversations", "finetuning", "chat-evaluation", "adapter-registratio
 def test_the_bare_deployment_name_tunes_measures_and_registers(
     stack: RunningStack, finished_run: tuple[Path, str, FlowRun], tmp_path: Path
 ) -> None:
-    root = finished_run[0]
+    root = tmp_path / "artifacts"
+    shutil.copytree(finished_run[0], root)
     before = content_checksums(root)
     chats = tmp_path / "chats.jsonl"
     rows = [{"prompt": f"What does f{n}() return?", "response": f"It returns the number {n}."} for n in range(60)]

@@ -1,4 +1,4 @@
-"""A small project with a stub flow, so that the stack is tested without the pipeline."""
+"""A small project with stub flows, so that the stack is tested without the pipeline."""
 
 from __future__ import annotations
 
@@ -35,11 +35,21 @@ def full_pipeline(profile: str = "smoke", overrides: dict | None = None) -> int:
     return train(chosen.get("steps", steps), chosen.get("seconds", 0.1))
 """
 
+STUB_FINETUNE = """
+from prefect import flow
+
+
+@flow(name="sam2-finetune")
+def finetune(profile: str = "chat", overrides: dict | None = None) -> str:
+    return profile
+"""
+
 
 def make_project(directory: Path) -> Path:
-    """A project folder with the real `prefect.yaml` and the stub flow."""
+    """A project folder with the real `prefect.yaml` and the stub flows."""
     (directory / "flows").mkdir(parents=True)
     (directory / "flows" / "full_pipeline.py").write_text(STUB_FLOW)
+    (directory / "flows" / "finetune.py").write_text(STUB_FINETUNE)
     (directory / "prefect.yaml").write_text((source_directory() / "prefect.yaml").read_text())
     # As in the real project: this is what makes Prefect's command line load the plugin.
     (directory / "pyproject.toml").write_text('[tool.prefect.plugins]\nenabled = true\nallow = ["sam2"]\n')
