@@ -80,6 +80,7 @@ class Watch:
         self._ranks = ranks
         self._policy = policy
         self._asked: tuple[Beat, float] | None = None
+        self._seen: dict[int, Beat] = {}
         self._started = time.monotonic()
         self.usual_seconds = 0.0
         clear_beats(directory, ranks)
@@ -102,12 +103,18 @@ class Watch:
             self._asked = culprit, time.monotonic()
 
     def _beats(self) -> list[Beat]:
-        """Of every rank here; one that has not said anything yet is starting since the watch began."""
-        said = {beat.rank: beat for beat in read_beats(self._directory, self._ranks)}
-        return [said.get(rank, Beat(rank, 0, 0, "starting", self._started)) for rank in self._ranks]
+        """The last of every rank here, also of one whose file is just being written.
+
+        A rank that has not said anything is starting since the watch began; once updates are made it is at work,
+        and only its file could not be written.
+        """
+        self._seen |= {beat.rank: beat for beat in read_beats(self._directory, self._ranks)}
+        silent = [rank for rank in self._ranks if rank not in self._seen and not self.usual_seconds]
+        return [*self._seen.values(), *(Beat(rank, 0, 0, "starting", self._started) for rank in silent)]
 
     def _limit(self, beat: Beat) -> float:
-        if beat.phase in LONG_PHASES or (beat.step == 0 and not self.usual_seconds):
+        # Until an update was made here nobody knows how long one takes, also after a restart in mid-stage.
+        if beat.phase in LONG_PHASES or not self.usual_seconds:
             return self._policy.start_seconds
         if self._policy.hang_seconds is not None:
             return self._policy.hang_seconds
