@@ -106,11 +106,7 @@ def run(
     if profile_steps is not None:
         changes = merge(changes, {"training": {"profile_steps": profile_steps}})
     load_profile(profile, changes)  # a mistake is told here, before any server is asked
-    parameters: dict[str, Any] = {"profile": profile}
-    if dry_run:
-        parameters["dry_run"] = True
-    if changes:
-        parameters["overrides"] = changes
+    parameters = _flow_parameters(profile, dry_run, changes)
     settings = _settings(prefect_port, mlflow_port)
     state = _ensure_stack(settings)
     runs = PrefectRuns(state.prefect_api_url)
@@ -150,11 +146,7 @@ def finetune(
 
     changes = merge(overrides_of(data or [], base, name), parse_assignments(set_ or []))
     load_finetune_profile(profile, changes)  # a mistake is told here, before any server is asked
-    parameters: dict[str, Any] = {"profile": profile}
-    if dry_run:
-        parameters["dry_run"] = True
-    if changes:
-        parameters["overrides"] = changes
+    parameters = _flow_parameters(profile, dry_run, changes)
     settings = _settings(prefect_port, mlflow_port)
     state = _ensure_stack(settings)
     runs = PrefectRuns(state.prefect_api_url)
@@ -409,6 +401,16 @@ def main() -> None:
         if type(error).__module__ != "model.errors":
             raise
         _fail(error)
+
+
+def _flow_parameters(profile: str, dry_run: bool, changes: dict[str, Any]) -> dict[str, Any]:
+    """What a run is submitted with: only what differs from the flow's defaults."""
+    parameters: dict[str, Any] = {"profile": profile}
+    if dry_run:
+        parameters["dry_run"] = True
+    if changes:
+        parameters["overrides"] = changes
+    return parameters
 
 
 def _fail(error: Exception) -> None:

@@ -27,6 +27,18 @@ def fitting_rows(
     return [_row(way, gpus) for way in found]
 
 
+def _byte_figures(row: dict[str, Any]) -> tuple[int, ...]:
+    """Bytes of a way as tables show them: a GPU's total, its states, activations and buffers, the processors' total."""
+    part = row["gpu_bytes"]
+    return (
+        row["gpu_total_bytes"],
+        sum(part[name] for name in ("weights", "gradients", "master_weights", "moments")),
+        part["kept"] + part["working"],
+        part["communication"],
+        row["cpu_total_bytes"],
+    )
+
+
 def show_fitting(rows: list[dict[str, Any]], context: int, gpus: int, gpu_gb: float) -> Table | Group | str:
     """The rows as a table, with what they count and what they do not below."""
     if not rows:
@@ -36,16 +48,10 @@ def show_fitting(rows: list[dict[str, Any]], context: int, gpus: int, gpu_gb: fl
     for heading in ("GPU GB", "states", "activations", "buffers", "CPU GB", "slower"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        part = row["gpu_bytes"]
-        figures = (
-            row["gpu_total_bytes"],
-            sum(part[name] for name in ("weights", "gradients", "master_weights", "moments")),
-            part["kept"] + part["working"],
-            part["communication"],
-            row["cpu_total_bytes"],
-        )
         table.add_row(
-            ", ".join(row["measures"]), *(f"{figure / _GB:,.1f}" for figure in figures), f"{row['slowdown']:.0%}"
+            ", ".join(row["measures"]),
+            *(f"{figure / _GB:,.1f}" for figure in _byte_figures(row)),
+            f"{row['slowdown']:.0%}",
         )
     note = (
         "Tensors only: leave 5-10% of a GPU to CUDA, NCCL and fragments. CPU memory is that of all GPUs together. "
@@ -82,15 +88,7 @@ def _markdown(
         lines = [f"{gpus} x {gpu_gb:g} GB\n", head]
         for context in contexts:
             row = fitting_rows(model, context, gpus, gpu_gb)[0]
-            part = row["gpu_bytes"]
-            figures = (
-                row["gpu_total_bytes"],
-                sum(part[name] for name in ("weights", "gradients", "master_weights", "moments")),
-                part["kept"] + part["working"],
-                part["communication"],
-                row["cpu_total_bytes"],
-            )
-            cells = " | ".join(f"{figure / _GB:.1f}" for figure in figures)
+            cells = " | ".join(f"{figure / _GB:.1f}" for figure in _byte_figures(row))
             lines.append(f"| {context:,} | {', '.join(row['measures'])} | {cells} | {row['slowdown']:.0%} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)

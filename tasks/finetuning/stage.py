@@ -101,12 +101,7 @@ def _encode(context: StageContext[FinetuningConfig], scratch: Path) -> dict[str,
 def _resolve(context: StageContext[FinetuningConfig], scratch: Path) -> AdapterStageConfig:
     """The trainer's configuration, now that the number of packed rows is known."""
     config = context.config
-    rows = {
-        split: AnswerSampler(
-            Conversations(scratch / split), context_tokens=config.context_tokens, seed=0, stage="count"
-        )
-        for split in _SPLITS
-    }
+    rows = {split: _rows(scratch / split, config.context_tokens) for split in _SPLITS}
     model = load_config(context.inputs["base"].directory / MODEL_DIRECTORY)
     try:
         return config.resolve(model, rows["train"].rows_per_epoch, rows["validation"].rows_per_epoch)
