@@ -5,11 +5,14 @@ Public surface: `open_model`, `ModelInterface` and the values it takes and retur
 
 from model.interface.contract import (
     Completion,
+    Continuation,
+    ContinuationScore,
     GenerationSettings,
     Health,
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    Prompt,
     TextPiece,
     TextScore,
 )
@@ -17,11 +20,14 @@ from model.interface.opening import Runtime, open_model
 
 __all__ = [
     "Completion",
+    "Continuation",
+    "ContinuationScore",
     "GenerationSettings",
     "Health",
     "ModelFormat",
     "ModelInfo",
     "ModelInterface",
+    "Prompt",
     "Runtime",
     "TextPiece",
     "TextScore",

@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Annotated, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import GenerationError
 from model.generation import GREEDY, SamplingConfig
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Text is a document's beginning: the separator comes before it. Token ids are read as they are.
+Prompt = str | Sequence[int]
 
 
 class ModelFormat(StrEnum):
@@ -73,6 +80,20 @@ class TextPiece(NamedTuple):
     text: str
 
 
+class Continuation(NamedTuple):
+    """Tokens that may follow others; neither is empty."""
+
+    context: Sequence[int]
+    tokens: Sequence[int]
+
+
+class ContinuationScore(NamedTuple):
+    """How likely a continuation is."""
+
+    log_likelihood: float  # of all its tokens, in nats
+    greedy: bool  # whether each of them is the likeliest at its place
+
+
 class TextScore(_Value):
     """How likely a text is as a whole document."""
 
@@ -125,13 +146,26 @@ def measured_health(predicts_finite: Callable[[], bool]) -> Health:
 class ModelInterface(ABC):
     """One model, ready to use. Raises GenerationError for requests it cannot serve."""
 
+    @property
     @abstractmethod
-    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
-        """Continue each prompt; an empty prompt starts a document. Settings are for all prompts, or one each."""
+    def separator(self) -> int:
+        """The token that ends a document, and so also opens one."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is special; no separator is added."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+        """Continue each prompt; an empty text starts a document. Settings are for all prompts, or one each."""
 
     @abstractmethod
     def stream_batch(
-        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+        self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """Continue all prompts side by side, piece by piece; a prompt's pieces together are what `generate` returns.
 
@@ -139,7 +173,7 @@ class ModelInterface(ABC):
         """
 
     def stream(
-        self, prompt: str, settings: GenerationSettings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+        self, prompt: Prompt, settings: GenerationSettings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[str]:
         """`stream_batch` of one prompt."""
         for piece in self.stream_batch([prompt], settings, cancel):
@@ -150,9 +184,56 @@ class ModelInterface(ABC):
         """Log-likelihood of each token of each text."""
 
     @abstractmethod
+    def logits(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """What the model says after each token, in pieces of the row, each [time, vocabulary].
+
+        The row is one document, or part of one, from its first token on; nothing is added to it. A row with one token
+        more than `ModelInfo.maximum_context` allows is refused.
+        """
+
+    def score_tokens(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """Log-likelihood in nats of every token of each row but its first, given all before it in the row."""
+        return [self._score_row(row) for row in rows]
+
+    def score_continuations(self, continuations: Sequence[Continuation]) -> list[ContinuationScore]:
+        """How likely each continuation is after its context; equal contexts are read once where that is possible."""
+        last: dict[tuple[int, ...], FloatArray] = {}
+        return [self._score_continuation(one, last) for one in continuations]
+
+    @abstractmethod
     def info(self) -> ModelInfo:
         """Format, size and shape."""
 
     @abstractmethod
     def health(self) -> Health:
         """Whether the model can answer now; never raises."""
+
+    def _score_row(self, row: Sequence[int]) -> FloatArray:
+        scores = [np.zeros(0)]
+        read = 1
+        for piece in self.logits(row[:-1]) if len(row) > 1 else ():
+            targets = np.asarray(row[read : read + len(piece)])
+            scores.append(log_softmax(piece)[np.arange(len(piece)), targets])
+            read += len(piece)
+        return np.concatenate(scores)
+
+    def _score_continuation(self, one: Continuation, last: dict[tuple[int, ...], FloatArray]) -> ContinuationScore:
+        """`last` keeps what follows the context before this one, so that choices of one token cost one reading."""
+        context, tokens = tuple(one.context), list(one.tokens)
+        if len(tokens) == 1 and context in last:
+            table = last[context]
+        else:
+            row = [*context, *tokens[:-1]]
+            table = log_softmax(np.concatenate(list(self.logits(row)))[len(context) - 1 :])
+            last.clear()
+            last[context] = table[:1]
+        chosen = table[np.arange(len(tokens)), tokens]
+        return ContinuationScore(float(chosen.sum()), bool((table.argmax(axis=1) == tokens).all()))
+
+
+def log_softmax(logits: npt.NDArray[np.floating]) -> FloatArray:
+    """Log-probabilities of each row of logits, in double precision."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    shifted: FloatArray = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return shifted

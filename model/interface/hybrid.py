@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from model.cache import NO_SNAPSHOTS
 from model.errors import GenerationError
@@ -14,11 +15,15 @@ from model.generation import FinishReason, GeneratedSequence, GenerationRequest,
 from model.interface.contract import (
     GREEDY_SETTINGS,
     Completion,
+    Continuation,
+    ContinuationScore,
+    FloatArray,
     GenerationSettings,
     Health,
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    Prompt,
     Settings,
     TextPiece,
     TextScore,
@@ -26,13 +31,14 @@ from model.interface.contract import (
     settings_for_each,
     text_score,
 )
+from model.interface.hybrid_scoring import score_continuations, score_rows
 from model.interface.written_text import WrittenText, cut
 from model.language_model import HybridLM
 from model.sizing import parameter_count
 
-#: Tokens scored in one forward pass, and floats of their logits (256 MiB), at most.
-_SCORED_TOKENS = 2048
-_SCORED_LOGITS = 1 << 26
+#: Tokens read in one forward pass, and floats of their logits (256 MiB), at most.
+_READ_TOKENS = 2048
+_READ_LOGITS = 1 << 26
 
 
 class HybridInterface(ModelInterface):
@@ -47,7 +53,21 @@ class HybridInterface(ModelInterface):
         self._format = model_format
         self._file_bytes = file_bytes
 
-    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+    @property
+    def separator(self) -> int:
+        """The token that ends a document, and so also opens one."""
+        return self._separator
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is special."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """All prompts run side by side, whatever their lengths; the answers come in the prompts' order."""
         wanted = settings_for_each(settings, len(prompts))
         _, requests = self._requests(prompts, wanted)
@@ -58,7 +78,7 @@ class HybridInterface(ModelInterface):
         return [self._completion(*row) for row in zip(requests, sequences, wanted, strict=True)]
 
     def stream_batch(
-        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+        self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """A piece is held back while its last character is incomplete, or may begin a stop text."""
         texts, requests = self._requests(prompts, settings_for_each(settings, len(prompts)))
@@ -69,23 +89,37 @@ class HybridInterface(ModelInterface):
             if text:
                 yield TextPiece(new.row, text)
 
-    @torch.no_grad()
     def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Each text is scored as a document of its own, its first token given the separator.
-
-        Texts of like length go through the model together, padded on the right, where nothing looks.
-        """
+        """Each text is scored as a document of its own, its first token given the separator."""
         rows = [self._encode(text) for text in texts]
         limit = self.model.config.maximum_context
         if (longest := max(map(len, rows), default=0)) > limit:
             raise GenerationError(
                 f"a text of {longest} tokens is over the model's maximum_context of {limit}: score it in parts"
             )
-        scores: dict[int, list[float]] = {}
-        for group in _groups([len(row) for row in rows], self._piece_tokens()):
-            found = self._score_group([rows[index] for index in group])
-            scores |= dict(zip(group, found, strict=True))
-        return [self._text_score(text, rows[index], scores[index]) for index, text in enumerate(texts)]
+        scores = self.score_tokens(rows)
+        return [self._text_score(*each) for each in zip(texts, rows, scores, strict=True)]
+
+    @torch.inference_mode()
+    def logits(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """What the model says after each token."""
+        if len(tokens) > self.model.config.maximum_context:
+            raise GenerationError(
+                f"a row of {len(tokens)} tokens is over the model's maximum_context of "
+                f"{self.model.config.maximum_context}: read it in parts"
+            )
+        cache = self.model.new_cache(NO_SNAPSHOTS)
+        size = max(1, min(_READ_TOKENS, _READ_LOGITS // self.model.config.vocabulary_size))
+        for piece in torch.tensor([list(tokens)], device=self._device).split(size, dim=1):
+            yield self.model(piece, cache=cache)[0].float().cpu().numpy()
+
+    def score_tokens(self, rows: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """In batches of rows alike in length."""
+        return score_rows(self.model, rows)
+
+    def score_continuations(self, continuations: Sequence[Continuation]) -> list[ContinuationScore]:
+        """In batches; a context with several continuations is read once."""
+        return score_continuations(self.model, continuations)
 
     def info(self) -> ModelInfo:
         """Format, size and shape."""
@@ -108,17 +142,13 @@ class HybridInterface(ModelInterface):
         logits = self.model(torch.tensor([[self._separator]], device=self._device), logits_for="last")
         return bool(torch.isfinite(logits).all())
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return [self._separator, *ids]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def _encode(self, prompt: Prompt) -> list[int]:
+        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
 
     def _requests(
-        self, prompts: Sequence[str], settings: Sequence[GenerationSettings]
+        self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]
     ) -> tuple[list[WrittenText], list[GenerationRequest]]:
-        texts = [WrittenText(self._decode, one.stop_texts) for one in settings]
+        texts = [WrittenText(self.decode, one.stop_texts) for one in settings]
         requests = [
             GenerationRequest(
                 self._encode(prompt),
@@ -137,33 +167,15 @@ class HybridInterface(ModelInterface):
         tokens = sequence.tokens
         ended = bool(tokens) and tokens[-1] == self._separator
         return Completion(
-            text=cut(self._decode(tokens[:-1] if ended else tokens), settings.stop_texts),
+            text=cut(self.decode(tokens[:-1] if ended else tokens), settings.stop_texts),
             prompt_tokens=len(request.prompt),
             new_tokens=len(tokens),
             finished=sequence.finish is FinishReason.STOP,
             log_probabilities=sequence.log_probabilities if settings.log_probabilities else None,
         )
 
-    def _piece_tokens(self) -> int:
-        return max(1, min(_SCORED_TOKENS, _SCORED_LOGITS // self.model.config.vocabulary_size))
-
-    def _score_group(self, rows: Sequence[list[int]]) -> list[list[float]]:
-        """Log-likelihoods of each row's tokens but the first; rows are padded to the longest."""
-        width = max(map(len, rows))
-        padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self._device)
-        cache = self.model.new_cache(NO_SNAPSHOTS)
-        found: list[Tensor] = []
-        for inputs, targets in zip(
-            *(part.split(self._piece_tokens(), dim=1) for part in (padded[:, :-1], padded[:, 1:])), strict=True
-        ):
-            if inputs.shape[1]:
-                logits = self.model(inputs, cache=cache).float()
-                found.append(logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1))
-        table: list[list[float]] = torch.cat(found, dim=1).tolist() if found else [[] for _ in rows]
-        return [scores[: len(row) - 1] for scores, row in zip(table, rows, strict=True)]
-
-    def _text_score(self, text: str, ids: list[int], scores: list[float]) -> TextScore:
-        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores)
+    def _text_score(self, text: str, ids: list[int], scores: FloatArray) -> TextScore:
+        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores.tolist())
 
     @property
     def _device(self) -> torch.device:
@@ -176,15 +188,3 @@ def _watch(text: WrittenText) -> Callable[[Sequence[int]], bool]:
         return text.stopped
 
     return stopped
-
-
-def _groups(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Places of rows alike in length, together at most `limit` tokens when padded; a longer row alone."""
-    group: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        if group and (len(group) + 1) * lengths[group[0]] > limit:
-            yield group
-            group = []
-        group.append(place)
-    if group:
-        yield group

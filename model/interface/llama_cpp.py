@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
@@ -21,6 +22,7 @@ from model.interface.contract import (
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    Prompt,
     Settings,
     TextPiece,
     TextScore,
@@ -124,13 +126,26 @@ class LlamaInterface(ModelInterface):
         self.codec = codec
         self._config = config
 
-    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+    @property
+    def separator(self) -> int:
+        """The token that ends a document, and so also opens one."""
+        return self.codec.separator
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is special."""
+        return self.codec.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        return self.codec.decode(ids)
+
+    def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """One prompt after the other, each on all threads."""
         each = settings_for_each(settings, len(prompts))
         return [self._complete(self._encode(prompt), one) for prompt, one in zip(prompts, each, strict=True)]
 
     def stream_batch(
-        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+        self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """The prompts take turns, a token each; a piece is held back while its last character is incomplete."""
         each = settings_for_each(settings, len(prompts))
@@ -150,6 +165,11 @@ class LlamaInterface(ModelInterface):
         """Each text is scored as a document of its own, its first token given the separator."""
         return [self._score_one(text) for text in texts]
 
+    def logits(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """What the model says after each token, as llama.cpp computes it by default."""
+        with self.model.session(len(tokens)) as session:
+            yield from session.read_all(tokens)
+
     def info(self) -> ModelInfo:
         """Format, size and shape; a file of another tool names its architecture as every layer's kind."""
         model, config = self.model, self._config
@@ -167,8 +187,8 @@ class LlamaInterface(ModelInterface):
         """Predict one token after the separator."""
         return measured_health(lambda: bool(np.isfinite(self.model.logits([self.codec.separator])).all()))
 
-    def _encode(self, text: str) -> list[int]:
-        return [self.codec.separator, *self.codec.encode(text)]
+    def _encode(self, prompt: Prompt) -> list[int]:
+        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
 
     def _complete(self, prompt: list[int], settings: GenerationSettings) -> Completion:
         row = self._row(0, prompt, settings)
@@ -212,12 +232,5 @@ class LlamaInterface(ModelInterface):
 
     def _score_one(self, text: str) -> TextScore:
         ids = self._encode(text)
-        inputs, targets = ids[:-1], torch.tensor(ids[1:])
-        scores: list[float] = []
-        if inputs:
-            with self.model.session(len(inputs)) as session:
-                for logits in session.read_all(inputs):
-                    wanted = targets[len(scores) : len(scores) + len(logits), None]
-                    chosen = torch.from_numpy(logits).log_softmax(dim=-1).gather(-1, wanted)
-                    scores += chosen.squeeze(-1).tolist()
-        return text_score(text, [self.codec.spelling(token) for token in ids[1:]], scores)
+        (scores,) = self.score_tokens([ids])
+        return text_score(text, [self.codec.spelling(token) for token in ids[1:]], scores.tolist())

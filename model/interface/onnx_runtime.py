@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -25,6 +26,7 @@ from model.interface.contract import (
     ModelFormat,
     ModelInfo,
     ModelInterface,
+    Prompt,
     Settings,
     TextPiece,
     TextScore,
@@ -67,7 +69,21 @@ class OnnxRuntimeModel(ModelInterface):
         self.tokenizer = tokenizer
         self._separator = separator
 
-    def generate(self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
+    @property
+    def separator(self) -> int:
+        """The token that ends a document, and so also opens one."""
+        return self._separator
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is special."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """The answers come in the prompts' order."""
         rows = self._rows(prompts, settings)
         for _ in self._write(rows):
@@ -75,7 +91,7 @@ class OnnxRuntimeModel(ModelInterface):
         return [self._completion(row) for row in rows]
 
     def stream_batch(
-        self, prompts: Sequence[str], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
+        self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS, cancel: Callable[[], bool] | None = None
     ) -> Iterator[TextPiece]:
         """A piece is held back while its last character is incomplete, or may begin a stop text."""
         for row in self._write(self._rows(prompts, settings), cancel):
@@ -88,6 +104,14 @@ class OnnxRuntimeModel(ModelInterface):
     def score(self, texts: Sequence[str]) -> list[TextScore]:
         """Each text is scored as a document of its own, its first token given the separator."""
         return [self._score_one(text) for text in texts]
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """What the model says after each token."""
+        self._check_length(len(tokens), "a text of")
+        state = self.runtime.new_state(1)
+        for start in range(0, len(tokens), _SCORED_TOKENS):
+            inputs = np.array([tokens[start : start + _SCORED_TOKENS]])
+            yield self.runtime.read(inputs, state, logits_for="all")[0]
 
     def info(self) -> ModelInfo:
         """Format, size and shape."""
@@ -110,11 +134,11 @@ class OnnxRuntimeModel(ModelInterface):
         logits = self.runtime.read(np.array([[self._separator]]), self.runtime.new_state(1))
         return bool(np.isfinite(logits).all())
 
-    def _rows(self, prompts: Sequence[str], settings: Settings) -> list[_Row]:
+    def _rows(self, prompts: Sequence[Prompt], settings: Settings) -> list[_Row]:
         rows = []
         for place, (prompt, one) in enumerate(zip(prompts, settings_for_each(settings, len(prompts)), strict=True)):
             seed = secrets.randbits(64) if one.sampling.seed is None else one.sampling.seed
-            text = WrittenText(self._decode, one.stop_texts)
+            text = WrittenText(self.decode, one.stop_texts)
             rows.append(_Row(place, self._encode(prompt), one, text, seed))
             self._check_length(len(rows[-1].prompt) + one.maximum_new_tokens, "prompt and new tokens make")
         return rows
@@ -171,7 +195,7 @@ class OnnxRuntimeModel(ModelInterface):
     def _completion(self, row: _Row) -> Completion:
         written = row.tokens[:-1] if row.tokens[-1] == self._separator else row.tokens
         return Completion(
-            text=cut(self._decode(written), row.settings.stop_texts),
+            text=cut(self.decode(written), row.settings.stop_texts),
             prompt_tokens=len(row.prompt),
             new_tokens=len(row.tokens),
             finished=row.finished,
@@ -180,27 +204,16 @@ class OnnxRuntimeModel(ModelInterface):
 
     def _score_one(self, text: str) -> TextScore:
         ids = self._encode(text)
-        self._check_length(len(ids), "a text of")
-        state = self.runtime.new_state(1)
-        scores: list[float] = []
-        for start in range(0, len(ids) - 1, _SCORED_TOKENS):
-            inputs = np.array([ids[start : min(start + _SCORED_TOKENS, len(ids) - 1)]])
-            logits = torch.from_numpy(self.runtime.read(inputs, state, logits_for="all")[0])
-            targets = torch.tensor(ids[start + 1 : start + 1 + inputs.shape[1]])
-            scores += logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1).tolist()
-        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores)
+        (scores,) = self.score_tokens([ids])
+        return text_score(text, [str(self.tokenizer.id_to_token(token)) for token in ids[1:]], scores.tolist())
 
     def _check_length(self, length: int, what: str) -> None:
         limit = self.runtime.description.config.maximum_context
         if length > limit:
             raise GenerationError(f"{what} {length} tokens, over the model's maximum_context of {limit}: shorten it")
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return [self._separator, *ids]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def _encode(self, prompt: Prompt) -> list[int]:
+        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
 
 
 def _seen(rows: Sequence[_Row], vocabulary: int) -> Tensor | None:

@@ -130,7 +130,7 @@ def test_texts_of_like_length_are_scored_in_one_pass(files: Path, monkeypatch: p
     model.model.register_forward_hook(  # type: ignore[attr-defined]
         lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
     )
-    monkeypatch.setattr("model.interface.hybrid._SCORED_TOKENS", 60)
+    monkeypatch.setattr("model.interface.hybrid_scoring._TOKENS_AT_ONCE", 60)
     model.score(["x" * length for length in (10, 100, 11, 9, 30, 12)])
     assert shapes == [(1, 60), (1, 40), (1, 30), (4, 12)]
 
@@ -148,7 +148,7 @@ def test_scoring_in_pieces_equals_scoring_at_once(files: Path, monkeypatch: pyte
     model = open_model(files / "fp32")
     text = "the quick brown fox " * 10
     at_once = model.score([text])[0]
-    monkeypatch.setattr("model.interface.hybrid._SCORED_TOKENS", 7)
+    monkeypatch.setattr("model.interface.hybrid_scoring._TOKENS_AT_ONCE", 7)
     assert model.score([text])[0].log_likelihoods == pytest.approx(at_once.log_likelihoods, abs=1e-4)
 
 
