@@ -14,8 +14,9 @@ INSTALL := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)") UV_LINK_MODE=copy $
 PROFILE ?= smoke
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q
-# File by file, the longest first (tests/conftest.py).
-SPREAD = -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+# File by file, because tests of a file share fixtures, and the longest first (tests/conftest.py). Not `loadgroup`: with
+# pytest 9.2, pytest-xdist 3.8 ignores its groups without a word.
+SPREAD = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 RUN_FLAGS ?=
 
 .PHONY: help install lock run up stop status test lint typecheck unit explore end-to-end faults chromium llama bench clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -19,6 +20,11 @@ os.environ.update(
     }
 )
 
+# Where bytecode is forbidden (many containers), every process that a test starts would compile our modules anew, and
+# every stack all of Prefect, MLflow and torch besides: 25 seconds of computing where 12 do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A first example may compile a kernel or load a model: how long one takes says nothing.
 # The same examples every time, so that a change is judged by what it changed; `make explore` draws new ones.
 hypothesis.settings.register_profile("pipeline", deadline=None, derandomize=True)
@@ -26,10 +32,7 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pipeline"))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay together on one worker, because they share fixtures; files that take long begin."""
+    """Files that take long begin, so that the last minutes are filled with short ones (`--no-loadscope-reorder`)."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.path not in slow_files)
