@@ -56,7 +56,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done to the run."""
+    """How much is done to the run. hang_at_start: whether a process may freeze before its first update, too, which is
+    noticed only after all the time that a start may take.
+    """
 
     faults: int
     updates: int
@@ -64,6 +66,7 @@ class Plan:
     seed: int = 0
     poisoned: int = 3
     kinds: tuple[str, ...] = ()
+    hang_at_start: bool = True
 
 
 @dataclass
@@ -185,6 +188,7 @@ class Injector:
         self._coming = list(kinds) * rounds
         self._random.shuffle(self._coming)
         del self._coming[plan.faults :]
+        self._hang_at_start = plan.hang_at_start
         self._steps_to_go = 3
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
@@ -200,7 +204,8 @@ class Injector:
     def on_start(self) -> None:
         """The trainer is started again: sometimes it is struck before its first update."""
         self._steps_to_go = self._random.randint(1, 9)
-        if self._random.random() < 0.15:
+        waits = not self._hang_at_start and self._coming[-1:] == ["hung process"]
+        if self._random.random() < 0.15 and not waits:
             self._in(self._random.uniform(0.2, 5))
 
     def stop(self) -> None:
