@@ -118,6 +118,16 @@ def _score_whole(model: HybridLM, batch: Sequence[Continuation]) -> list[Continu
     return _judged(model, hidden[place, time], [one.tokens for one in batch])
 
 
+def _states_of_one(model: HybridLM, row: Sequence[int], start: int) -> Tensor:
+    """States of a row's tokens from `start` on, [tokens, width]; a long row goes through in pieces."""
+    cache = model.new_cache(NO_SNAPSHOTS) if len(row) > _TOKENS_AT_ONCE else None
+    states = []
+    for first, piece in enumerate(_padded([row], model).split(_TOKENS_AT_ONCE, dim=1)):
+        hidden = model.hidden_states(piece, cache=cache)[0]
+        states.append(hidden[max(0, start - first * _TOKENS_AT_ONCE) :])
+    return torch.cat(states)
+
+
 def _score_shared(
     model: HybridLM, contexts: dict[tuple[int, ...], list[int]], continuations: Sequence[Continuation]
 ) -> list[ContinuationScore]:

@@ -71,6 +71,7 @@ def test_what_the_model_would_write_is_greedy(model: ModelInterface) -> None:
 def test_small_batches_change_no_score(exact: ModelInterface, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Continuation([1 + n % 3] * (5 + n // 4), [n + 1, 2, 3][: 1 + n % 3]) for n in range(24)]
     asked += [Continuation([9] * 60, [4]), Continuation([9] * 60, [5, 6])]
+    asked += [Continuation([8] * 70, [5, 6] * 30), Continuation([7], [5, 6] * 30), Continuation([6] * 39, [5])]
     at_once = exact.score_continuations(asked)
     monkeypatch.setattr("model.interface.hybrid_scoring._TOKENS_AT_ONCE", 20)
     monkeypatch.setattr("model.interface.hybrid_scoring._LOGITS_AT_ONCE", 512 * 3)
