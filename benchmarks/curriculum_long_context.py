@@ -49,9 +49,9 @@ import torch  # noqa: E402
 
 from benchmarks.training_text import installed_docs, standard_library_sources, tokens_of, wikitext  # noqa: E402
 from infra.artifacts import Artifact, ArtifactStore, build_stage  # noqa: E402
-from model import ModelConfig, load, parameter_count  # noqa: E402
+from model import HybridLM, ModelConfig, load, parameter_count  # noqa: E402
+from model.interface.hybrid_scoring import score_rows  # noqa: E402
 from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart  # noqa: E402
-from tasks.evaluation.scoring import HybridScorer  # noqa: E402
 from tasks.tokenization import TokenDataset  # noqa: E402
 from tasks.training import STAGE, TrainingStageConfig  # noqa: E402
 
@@ -238,30 +238,30 @@ def measured(trained: Mapping[str, Sequence[Artifact]], held_out: HeldOut, argum
     for schedule, checkpoints in trained.items():
         chosen = checkpoints if schedule == "curriculum" else checkpoints[-1:]
         for artifact, context in zip(chosen, arguments.contexts if schedule == "curriculum" else [0], strict=True):
-            scorer = HybridScorer(load(artifact.directory / "model"))
+            model = load(artifact.directory / "model").eval()
             name = f"curriculum after {context:,}" if schedule == "curriculum" else schedule
-            lines.append(Line(name, whole_rows(scorer, held_out)))
+            lines.append(Line(name, whole_rows(model, held_out)))
         if schedule == "short":
             context = arguments.contexts[0]
-            lines.append(Line(f"short, never shown more than {context}", in_windows(scorer, held_out, context)))
+            lines.append(Line(f"short, never shown more than {context}", in_windows(model, held_out, context)))
     return lines
 
 
-def whole_rows(scorer: HybridScorer, held_out: HeldOut) -> np.ndarray:
+def whole_rows(model: HybridLM, held_out: HeldOut) -> np.ndarray:
     """[rows, context] nats given everything before in the row."""
-    return np.stack(scorer.token_nats(list(held_out.rows)))
+    return -np.stack(score_rows(model, held_out.rows.tolist()))
 
 
-def in_windows(scorer: HybridScorer, held_out: HeldOut, window: int) -> np.ndarray:
+def in_windows(model: HybridLM, held_out: HeldOut, window: int) -> np.ndarray:
     """[rows, context] nats given half a window to a whole window before (fewer where the row begins)."""
     stride = window // 2
     result = np.empty((len(held_out.rows), held_out.context))
     starts = range(0, held_out.context - stride, stride)
     views = [row[start : start + window + 1] for row in held_out.rows for start in starts]
-    for index, nats in enumerate(scorer.token_nats(views)):
+    for index, scores in enumerate(score_rows(model, views)):
         row, start = index // len(starts), starts[index % len(starts)]
         kept = 0 if start == 0 else stride
-        result[row, start + kept : start + len(nats)] = nats[kept:]
+        result[row, start + kept : start + len(scores)] = -scores[kept:]
     return result
 
 

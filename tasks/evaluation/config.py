@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import StageConfig
 from tasks.evaluation.gates import Gate
 
 
@@ -74,7 +74,6 @@ class EvaluationConfig(StageConfig):
     samples: SampleConfig = Field(SampleConfig(), description="text samples")
     gates: tuple[Gate, ...] = Field(default=DEFAULT_GATES, description="conditions for promotion")
     seed: int = Field(default=0, description="of the choice of documents and needles")
-    batch_tokens: int = run_argument(8192, "tokens of one forward pass, at most (one row at least)", ge=1)
 
     @model_validator(mode="after")
     def _windows_advance(self) -> EvaluationConfig:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
-
-from model import GREEDY, HybridLM, SamplingConfig, generate
+from model import GREEDY, SamplingConfig
+from model.interface import GenerationSettings, ModelInterface
 from tasks.evaluation.config import SampleConfig
 
 
-def write_samples(model: HybridLM, tokenizer: Tokenizer, separator: int, config: SampleConfig) -> list[dict[str, str]]:
+def write_samples(model: ModelInterface, config: SampleConfig) -> list[dict[str, str]]:
     """`prompt` and `continuation` of each prompt; a continuation ends at the document's end."""
     sampling = GREEDY
     if config.temperature > 0:
         sampling = SamplingConfig(temperature=config.temperature, seed=config.seed)
-    samples = []
-    for prompt in config.prompts:
-        tokens = [separator, *tokenizer.encode(prompt, add_special_tokens=False).ids]
-        room = model.config.maximum_context - len(tokens)
-        (new,) = generate(model, tokens, min(config.new_tokens, room), sampling, stop_tokens=(separator,))
-        samples.append({"prompt": prompt, "continuation": tokenizer.decode(new, skip_special_tokens=True)})
-    return samples
+    limit = model.info().maximum_context
+    prompts = [[model.separator, *model.encode(prompt)] for prompt in config.prompts]
+    settings = [
+        GenerationSettings(maximum_new_tokens=min(config.new_tokens, limit - len(tokens)), sampling=sampling)
+        for tokens in prompts
+    ]
+    written = model.generate(prompts, settings)
+    return [{"prompt": prompt, "continuation": one.text} for prompt, one in zip(config.prompts, written, strict=True)]

@@ -1,4 +1,4 @@
-"""A hybrid model's answers to the evaluation's questions, in batches."""
+"""The evaluation's questions, put to any model of the contract; and to a hybrid model directly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,32 @@ import torch
 from torch.nn import functional
 
 from model import Cache, HybridLM
+from model.interface import Continuation, ModelInterface
 from tasks.evaluation.language_model import FloatArray, IntArray
 
 #: Logits of one forward pass, at most (one row at least): 256 MiB in float32.
 _LOGITS_LIMIT = 1 << 26
+
+
+class InterfaceScorer:
+    """A `ModelInterface`, whatever its file and runtime, as a `LanguageModel`."""
+
+    def __init__(self, model: ModelInterface) -> None:
+        self.model = model
+
+    def token_nats(self, rows: Sequence[IntArray]) -> list[FloatArray]:
+        """See `LanguageModel`."""
+        return [-scores for scores in self.model.score_tokens([row.tolist() for row in rows])]
+
+    def candidate_nats(self, contexts: IntArray, candidates: Sequence[Sequence[Sequence[int]]]) -> FloatArray:
+        """See `LanguageModel`. A context's candidates stand together, so that it can be read once."""
+        asked = [
+            Continuation(context, tokens)
+            for context, row in zip(contexts.tolist(), candidates, strict=True)
+            for tokens in row
+        ]
+        scores = self.model.score_continuations(asked)
+        return -np.array([score.log_likelihood for score in scores]).reshape(len(contexts), -1)
 
 
 class HybridScorer:

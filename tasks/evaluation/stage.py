@@ -29,7 +29,7 @@ from tasks.evaluation.needle import Cell, ask, make_questions, pool
 from tasks.evaluation.perplexity import measure_perplexity
 from tasks.evaluation.plots import plot_bits_per_byte, plot_positions, plot_recall
 from tasks.evaluation.samples import write_samples
-from tasks.evaluation.scoring import HybridScorer
+from tasks.evaluation.scoring import InterfaceScorer
 from tasks.evaluation.speed import measure_speed
 
 RESULTS_FILE = "evaluation.json"
@@ -82,8 +82,8 @@ class _Evaluation:
         return open_inputs(self._context.inputs)
 
     @cached_property
-    def _scorer(self) -> HybridScorer:
-        return HybridScorer(self._inputs.model, self._config.batch_tokens)
+    def _scorer(self) -> InterfaceScorer:
+        return InterfaceScorer(self._inputs.interface)
 
     @cached_property
     def _held_out(self) -> Corpus:
@@ -94,7 +94,7 @@ class _Evaluation:
         """Speed and memory. First of all tasks, so that the peak is the model's own."""
         memory = PeakMemory()
         model = self._inputs.model
-        speed = measure_speed(model, self._config.speed, self._config.context_tokens)
+        speed = measure_speed(self._inputs.interface, self._config.speed, self._config.context_tokens)
         cache = cache_size(model.config, self._config.context_tokens)
         return {
             **asdict(speed),
@@ -129,13 +129,13 @@ class _Evaluation:
     def samples(self) -> Figures:
         """Text, for people."""
         inputs = self._inputs
-        return {"texts": write_samples(inputs.model, inputs.tokenizer, inputs.separator, self._config.samples)}
+        return {"texts": write_samples(inputs.interface, self._config.samples)}
 
     def baselines(self) -> Figures:
         """The n-gram models."""
         inputs = self._inputs
         return measure_baselines(
-            inputs.training, self._held_out, inputs.token_bytes, inputs.model.config.vocabulary_size,
+            inputs.training, self._held_out, inputs.token_bytes, inputs.interface.info().vocabulary_size,
             self._config.baseline_training_bytes,
         )  # fmt: skip
 
@@ -224,4 +224,4 @@ def _write_json(path: Path, content: Figures) -> None:
         stream.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())
 
 
-STAGE = Stage(name="evaluation", kind="evaluation", version=1, config_type=EvaluationConfig, run=evaluate)
+STAGE = Stage(name="evaluation", kind="evaluation", version=2, config_type=EvaluationConfig, run=evaluate)

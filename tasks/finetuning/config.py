@@ -120,7 +120,6 @@ class ChatEvaluationConfig(StageConfig):
         description="conditions for promotion",
     )
     seed: int = Field(0, description="of the choice of conversations and documents")
-    batch_tokens: int = run_argument(8192, "tokens of one forward pass, at most (one row at least)", ge=1)
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:

@@ -22,7 +22,7 @@ from tasks.evaluation.gates import all_passed, judge
 from tasks.evaluation.held_out import choose_documents
 from tasks.evaluation.inputs import EvaluationInputs, open_inputs
 from tasks.evaluation.perplexity import measure_perplexity
-from tasks.evaluation.scoring import HybridScorer
+from tasks.evaluation.scoring import InterfaceScorer
 from tasks.finetuning.chat_template import ChatTemplate
 from tasks.finetuning.config import ChatEvaluationConfig
 from tasks.finetuning.conversations import HELD_OUT_FILE, read_conversations
@@ -102,7 +102,7 @@ class _Chats:
 def _measure(context: StageContext[ChatEvaluationConfig], artifact: Artifact, chats: _Chats) -> Figures:
     config = context.config
     inputs = open_inputs({"checkpoint": artifact, "tokens": context.inputs["tokens"]})
-    scorer = HybridScorer(inputs.model, config.batch_tokens)
+    scorer = InterfaceScorer(inputs.interface)
     return {
         "answers": _answers(scorer, chats.encoded),
         "base_text": _base_text(inputs, scorer, config),
@@ -110,7 +110,7 @@ def _measure(context: StageContext[ChatEvaluationConfig], artifact: Artifact, ch
     }
 
 
-def _answers(scorer: HybridScorer, encoded: list[EncodedConversation]) -> Figures:
+def _answers(scorer: InterfaceScorer, encoded: list[EncodedConversation]) -> Figures:
     """Loss on the answers' tokens, each given all that is before it in its conversation."""
     rows = scorer.token_nats([one.tokens for one in encoded])
     chosen = [nats[one.answers[1:] == 1] for nats, one in zip(rows, encoded, strict=True)]
@@ -124,7 +124,7 @@ def _answers(scorer: HybridScorer, encoded: list[EncodedConversation]) -> Figure
     }
 
 
-def _base_text(inputs: EvaluationInputs, scorer: HybridScorer, config: ChatEvaluationConfig) -> Figures:
+def _base_text(inputs: EvaluationInputs, scorer: InterfaceScorer, config: ChatEvaluationConfig) -> Figures:
     """Perplexity of the base's own held-out text."""
     corpus = choose_documents(inputs.validation, config.base_tokens, config.base_tokens, config.seed)
     text, _ = corpus.to_bytes(inputs.token_bytes)

@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from infra.artifacts import Artifact, ArtifactStore, build_stage
-from model import load
 from tasks.evaluation import STAGE, EvaluationConfig
 from tasks.evaluation import stage as stage_module
 from tasks.evaluation.memory import PeakMemory
-from tasks.evaluation.scoring import HybridScorer
 
 Artifacts = tuple[ArtifactStore, dict[str, Artifact]]
 CONFIG = EvaluationConfig(
@@ -54,7 +50,7 @@ def test_the_same_checkpoint_gives_the_same_files(artifacts: Artifacts) -> None:
     first = build_stage(STAGE, CONFIG, inputs, store).artifact
     checksums = {entry.path: entry.checksum for entry in first.manifest.files}
     store.withdraw_manifest("evaluation", first.manifest.fingerprint)
-    again = build_stage(STAGE, CONFIG.model_copy(update={"batch_tokens": 100}), inputs, store).artifact
+    again = build_stage(STAGE, CONFIG, inputs, store).artifact
     assert again.manifest.fingerprint == first.manifest.fingerprint
     del checksums["timings.json"]
     for entry in again.manifest.files:
@@ -86,29 +82,6 @@ def test_an_interrupted_evaluation_keeps_its_finished_tasks(
     artifact = build_stage(STAGE, CONFIG, inputs, store).artifact
     assert calls == ["perplexity"]
     assert artifact.manifest.metrics["eval/loss"] > 0
-
-
-def test_batched_scores_are_those_of_one_row_at_a_time(artifacts: Artifacts) -> None:
-    model = load(artifacts[1]["checkpoint"].directory / "model")
-    rows = [np.arange(1, length + 1) % 300 for length in (30, 7, 21, 7)]
-    batched = HybridScorer(model, batch_tokens=60).token_nats(rows)
-    for row, nats in zip(rows, batched, strict=True):
-        tokens = torch.from_numpy(row)[None]
-        with torch.inference_mode():
-            expected = functional.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:], reduction="none")
-        np.testing.assert_allclose(nats, expected.numpy(), atol=2e-5)
-
-
-def test_candidates_through_the_cache_equal_whole_rows(artifacts: Artifacts) -> None:
-    model = load(artifacts[1]["checkpoint"].directory / "model")
-    scorer = HybridScorer(model, batch_tokens=45)
-    contexts = np.array([[5, 9, 20, 31, 7, 7, 12], [1, 2, 3, 4, 5, 6, 7]])
-    candidates = [[[4], [8, 9, 10]], [[11, 12], [13]]]
-    nats = scorer.candidate_nats(contexts, candidates)
-    for context, row, found in zip(contexts, candidates, nats, strict=True):
-        for tokens, value in zip(row, found, strict=True):
-            whole = scorer.token_nats([np.array([*context, *tokens])])[0]
-            assert value == pytest.approx(whole[-len(tokens) :].sum(), abs=1e-4)
 
 
 def test_peak_memory_sees_what_was_freed_again() -> None:
