@@ -31,6 +31,7 @@ class ModelFormat(StrEnum):
     GGUF = "gguf"
     ONNX = "onnx"
     ONNX_INT8 = "onnx-int8"
+    HUGGING_FACE = "hugging-face"
 
 
 class _Value(BaseModel):

@@ -10,10 +10,13 @@ from tokenizers import Tokenizer
 
 from model.checkpoint_files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from model.checkpoints import load
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigurationError
 from model.exports.gguf import load_gguf, read_architecture, read_config, read_tokenizer_json
+from model.exports.hugging_face import LAYOUTS, hugging_face_config, is_hugging_face
 from model.exports.onnx.directory import METADATA_FILE as ONNX_FILE
 from model.interface.contract import ModelFormat, ModelInterface
+from model.interface.hugging_face import open_in_transformers
+from model.interface.hugging_face_files import HUB_PREFIX, config_fields, hub_directory, knows, refuse_pickles
 from model.interface.hybrid import HybridInterface
 from model.interface.llama_cpp import LlamaCodec, LlamaInterface, TokenizerCodec
 from model.language_model import HybridLM
@@ -30,6 +33,7 @@ class Runtime(StrEnum):
     TORCH = "torch"
     LLAMA_CPP = "llama.cpp"
     ONNX_RUNTIME = "onnxruntime"
+    TRANSFORMERS = "transformers"
 
 
 def open_model(
@@ -37,17 +41,21 @@ def open_model(
 ) -> ModelInterface:
     """Open a directory of a checkpoint, of int8 or int4 weights or of an ONNX export, or a GGUF file.
 
-    A checkpoint is ours or in one of the Hugging Face layouts; a weights file (`onnx.json` of an export) means its
-    directory.
+    A checkpoint is ours or in Hugging Face form; a weights file (`onnx.json` of an export) means its directory.
+    `hf://organisation/name[@revision]` is a directory on the Hub.
 
     The tokenizer is the one given, else `tokenizer.json` beside the weights or one directory up,
     else the one stored in the GGUF file. runtime: by default llama.cpp for GGUF files where a build for
-    their architecture is installed, else torch. Raises CheckpointError when the path holds no model,
-    more than one, or no tokenizer is found; ModelError when the runtime asked for is not installed.
+    their architecture is installed, transformers for Hugging Face directories that our code cannot represent, else
+    torch. Raises CheckpointError when the path holds no model, more than one, or no tokenizer is found; ModelError
+    when the runtime asked for is not installed.
     """
-    model_format, weights = detect(Path(path))
+    on_hub = str(path).startswith((HUB_PREFIX, str(Path(HUB_PREFIX)) + "/"))
+    model_format, weights = detect(hub_directory(str(path)) if on_hub else Path(path))
     given = None if tokenizer_path is None else Path(tokenizer_path)
     chosen = _runtime(model_format, weights, runtime)
+    if chosen is Runtime.TRANSFORMERS:
+        return open_in_transformers(weights.parent, given)
     if chosen is Runtime.LLAMA_CPP:
         return _open_in_llama_cpp(weights, given)
     tokenizer = _open_tokenizer(model_format, weights, given)
@@ -75,6 +83,7 @@ def detect(path: Path) -> tuple[ModelFormat, Path]:
     found = [(by_name[name], path / name) for name in by_name if (path / name).is_file()]
     found += [(ModelFormat.GGUF, file) for file in sorted(path.glob("*.gguf"))]
     if not found:
+        refuse_pickles(path)
         raise CheckpointError(
             f"'{path}' holds no model: expected {WEIGHTS_FILE}, {INT8_WEIGHTS_FILE} or {INT4_WEIGHTS_FILE} with "
             f"{CONFIG_FILE}, an ONNX export with {ONNX_FILE}, or a .gguf file"
@@ -92,6 +101,10 @@ def _file_bytes(weights: Path) -> int:
 
 
 def _runtime(model_format: ModelFormat, weights: Path, wanted: Runtime | str | None) -> Runtime:
+    if model_format is ModelFormat.FLOAT32 and is_hugging_face(weights.parent):
+        return _hugging_face_runtime(weights, wanted)
+    if wanted is not None and Runtime(wanted) is Runtime.TRANSFORMERS:
+        raise CheckpointError(f"'{weights}' is in no Hugging Face directory, and {wanted} opens nothing else")
     if model_format is ModelFormat.ONNX:
         if wanted is not None and Runtime(wanted) is not Runtime.ONNX_RUNTIME:
             raise CheckpointError(f"'{weights}' is an ONNX export, which only {Runtime.ONNX_RUNTIME} runs")
@@ -106,6 +119,25 @@ def _runtime(model_format: ModelFormat, weights: Path, wanted: Runtime | str | N
     if build in available_builds():
         return Runtime.LLAMA_CPP
     _log.info("'%s' runs in torch: it needs the %s build of llama.cpp, which is not installed", weights, build)
+    return Runtime.TORCH
+
+
+def _hugging_face_runtime(weights: Path, wanted: Runtime | str | None) -> Runtime:
+    """Our own code for what it can represent, transformers for what else that has."""
+    if wanted is not None:
+        if Runtime(wanted) not in (Runtime.TORCH, Runtime.TRANSFORMERS):
+            raise CheckpointError(f"'{weights}' is no GGUF file, and {wanted} runs no other: export it first")
+        return Runtime(wanted)
+    directory = weights.parent
+    if config_fields(directory).get("model_type") not in LAYOUTS:
+        return Runtime.TRANSFORMERS
+    try:
+        hugging_face_config(directory)
+    except ConfigurationError as error:
+        if not knows(directory):
+            raise
+        _log.info("'%s' runs in %s, for ours cannot represent it: %s", directory, Runtime.TRANSFORMERS, error)
+        return Runtime.TRANSFORMERS
     return Runtime.TORCH
 
 
