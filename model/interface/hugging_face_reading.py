@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 TOKENS_AT_ONCE = 4096
 #: What families call their memory in what `forward` takes and returns.
 _MEMORY_NAMES = ("past_key_values", "cache_params")
-#: Length of the row that shows how a model may be fed, and how much of its largest logit the ways may differ.
+#: Length of the rows that show how a model may be fed, and how much of its largest logit the ways may differ.
 _TRIAL_TOKENS, _SPLIT = 12, (5, 4, 3)
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _COARSE_TOLERANCE = 5e-2
@@ -51,38 +51,42 @@ class CausalModel:
 
     @cached_property
     def feeding(self) -> Feeding:
-        """Found by trial: some families forget their state when several tokens follow it, some return no memory.
+        """Found by trial: some families forget their state when several tokens follow it, some return none.
 
-        (transformers 5.23: Mamba's convolution and scan begin anew in a piece; RWKV's state is no `Cache`.)
+        In transformers 5.23 Mamba begins anew with every piece, and RWKV, whose state is no `Cache`, mixes up the rows
+        of a batch when it is asked to remember them.
         """
-        row = torch.arange(_TRIAL_TOKENS, device=self.device).mul(7919).remainder(self.vocabulary_size)[None]
-        whole = self.forward(row, _TRIAL_TOKENS)[0]
+        rows = torch.arange(2 * _TRIAL_TOKENS, device=self.device).mul(7919).remainder(self.vocabulary_size)
+        rows = rows.view(2, _TRIAL_TOKENS)
+        whole = self.forward(rows, _TRIAL_TOKENS, remember=False)[0]
         for feeding, sizes in (
             (Feeding.PIECES, _SPLIT),
             (Feeding.TOKENS, (_SPLIT[0], *[1] * (_TRIAL_TOKENS - _SPLIT[0]))),
         ):
-            if self._says_the_same(row, sizes, whole):
+            if self._says_the_same(rows, sizes, whole):
                 return feeding
         _log.info("%s is read %s: it remembers nothing that could be kept", type(self.model).__name__, Feeding.WHOLE)
         return Feeding.WHOLE
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, keep: int, memory: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def forward(
+        self, tokens: Tensor, keep: int, memory: dict[str, Any] | None = None, remember: bool = True
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Logits [rows, keep, vocabulary] of the last `keep` of `tokens` [rows, time], and what to go on with.
 
         memory: what the call before returned; none for a row's beginning. Empty when the model cannot go on.
         """
         selected = {"logits_to_keep": keep} if self._selects_logits else {}
-        output = self.model(input_ids=tokens.to(self.device), use_cache=True, **selected, **(memory or {}))
+        output = self.model(input_ids=tokens.to(self.device), use_cache=remember, **selected, **(memory or {}))
         remembered = {
             name: found for name in _MEMORY_NAMES if hasattr(found := getattr(output, name, None), "reorder_cache")
         }
         return output.logits[:, -keep:], remembered
 
-    def _says_the_same(self, row: Tensor, sizes: Sequence[int], whole: Tensor) -> bool:
+    def _says_the_same(self, rows: Tensor, sizes: Sequence[int], whole: Tensor) -> bool:
         memory: dict[str, Any] | None = None
         parts = []
-        for piece in row.split(list(sizes), dim=1):
+        for piece in rows.split(list(sizes), dim=1):
             if memory == {}:
                 return False
             logits, memory = self.forward(piece, piece.shape[1], memory)
@@ -109,7 +113,7 @@ class RowReader:
         keep = tokens.shape[1] if keep is None else keep
         if self._model.feeding is Feeding.WHOLE:
             self._tokens = tokens if self._tokens is None else torch.cat([self._tokens, tokens], dim=1)
-            return self._model.forward(self._tokens, keep)[0]
+            return self._model.forward(self._tokens, keep, remember=False)[0]
         return torch.cat([self._read_on(piece, wanted) for piece, wanted in self._pieces(tokens, keep)], dim=1)
 
     def select(self, rows: Sequence[int]) -> None:

@@ -31,7 +31,7 @@ Report = Callable[[int, int], None]
 Pair = tuple[list[int], list[int]]
 
 
-class InterfaceLM(TemplateLM):  # type: ignore[misc]
+class InterfaceLM(TemplateLM):
     """A `ModelInterface` for lm-eval.
 
     open_documents: put the separator before every prompt. The harness's requests of log-likelihoods keep an empty

@@ -95,7 +95,8 @@ BENCHMARKS: dict[BenchmarkName, Benchmark] = {
             "validation", ("passage", "question", "label"), "train", gpt3=0.76, target=0.78,
         ),
         Benchmark(
-            BenchmarkName.GSM8K, "GSM8K", "gsm8k/gsm8k.yaml", ("exact_match,strict-match", "exact_match,flexible-extract"),
+            BenchmarkName.GSM8K, "GSM8K", "gsm8k/gsm8k.yaml",
+            ("exact_match,strict-match", "exact_match,flexible-extract"),
             "openai/gsm8k", "main", "test", ("question", "answer"), "train", default_shots=5, gpt3=0.10, target=0.20,
         ),
         Benchmark(

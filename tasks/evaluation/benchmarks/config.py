@@ -15,7 +15,7 @@ class BenchmarksConfig(BaseModel):
     tasks: tuple[BenchmarkName, ...] = Field(
         default=tuple(BenchmarkName), description="benchmarks to run; the others are listed as not run"
     )
-    limit: int | None = Field(default=None, ge=1, description="items of each benchmark, its first ones; default all")
+    limit: int | None = Field(default=None, ge=1, description="items of each benchmark, evenly spread; default all")
     shots: dict[BenchmarkName, int] = Field(
         default_factory=dict,
         description="examples shown before each question; GSM8K has 5, the others none, where not given",

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,38 @@ def build_tasks(benchmark: Benchmark, data: BenchmarkData, shots: int, seed: int
 
 
 def run_tasks(model: LM, tasks: Mapping[str, ConfigurableTask], limit: int | None) -> list[Sample]:
-    """Every item's result, in the order of the data; `limit` items of all tasks together, the first ones."""
-    chosen, left = {}, limit
-    for name, task in tasks.items():
-        count = len(task.eval_docs)
-        taken = count if left is None else min(left, count)
-        if taken:
-            chosen[name] = list(range(taken))
-        left = None if left is None else left - taken
-    found = evaluate(model, {"tasks": {name: tasks[name] for name in chosen}, "groups": {}}, samples=chosen,
-                     bootstrap_iters=0, log_samples=True)  # fmt: skip
+    """Every item's result, in the order of the data; with a limit, of items evenly spread over all tasks'."""
+    chosen = chosen_items([len(task.eval_docs) for task in tasks.values()], limit)
+    wanted = {name: places for name, places in zip(tasks, chosen, strict=True) if places}
+    found = evaluate(
+        model,
+        {"tasks": {name: tasks[name] for name in wanted}, "groups": {}},
+        samples=None if limit is None else wanted,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
     assert found is not None, "there is one process"
-    return [sample for name in chosen for sample in _joined(found["samples"][name])]
+    return [sample for name in wanted for sample in _joined(found["samples"][name])]
+
+
+def chosen_items(counts: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Places of the items to take from each of several lists: all, or `limit` at equal distances over all of them."""
+    starts = [0, *accumulate(counts)]
+    total = starts[-1]
+    if limit is None or limit >= total:
+        return [list(range(count)) for count in counts]
+    places = [number * total // limit for number in range(limit)]
+    return [
+        [place - start for place in places if start <= place < start + count]
+        for start, count in zip(starts, counts, strict=False)
+    ]
 
 
 def rows_of(task: ConfigurableTask, limit: int | None) -> list[Row]:
-    """The items that a limit leaves."""
-    return [dict(row) for row in list(task.eval_docs)[:limit]]
+    """The items that a limit leaves of one task."""
+    rows = list(task.eval_docs)
+    (places,) = chosen_items([len(rows)], limit)
+    return [dict(rows[place]) for place in places]
 
 
 def item_text(row: Row) -> str:

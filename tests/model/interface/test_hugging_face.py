@@ -17,7 +17,7 @@ from torch.nn import functional
 from model import GenerationError, SamplingConfig, load
 from model.errors import CheckpointError
 from model.exports.hugging_face import save_hugging_face
-from model.interface import Continuation, GenerationSettings, ModelFormat, ModelInterface, Runtime, open_model
+from model.interface import Continuation, GenerationSettings, ModelFormat, ModelInterface, Prompt, Runtime, open_model
 from model.interface.hugging_face import HuggingFaceInterface, TransformersCodec
 from model.interface.hugging_face_reading import CausalModel, Feeding, RowReader
 from tests.model.interface.conftest import SEPARATOR, byte_tokenizer
@@ -152,7 +152,7 @@ def test_small_batches_change_no_score(
 def test_each_prompt_is_answered_as_if_alone(opened: tuple[HuggingFaceInterface, Any]) -> None:
     """Rows of one length and of others, that end at different times, with every setting their own."""
     model, _ = opened
-    prompts = ["def parse(", "a longer prompt than that", "import os\n", "", [0, 5, 9]]
+    prompts: list[Prompt] = ["def parse(", "a longer prompt than that", "import os\n", "", [0, 5, 9]]
     settings = [
         GenerationSettings(
             maximum_new_tokens=most, sampling=SamplingConfig(seed=most, repetition_penalty=1.2), stop_texts=("e",)
@@ -223,12 +223,13 @@ def test_a_stop_text_ends_the_text_before_it(saved: Callable[[str], Path]) -> No
 
 def test_a_text_ends_with_what_the_generation_config_names(saved: Callable[[str], Path], tmp_path: Path) -> None:
     (free,) = open_model(saved("llama")).generate(["abc"], SHORT)
-    ids = open_model(saved("llama")).encode(free.text)
+    assert free.text[1].isascii() and not free.finished
+    (ending,) = open_model(saved("llama")).encode(free.text[1])
     directory = _copy(saved("llama"), tmp_path / "model")
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, ids[3]]}))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, ending]}))
     (ended,) = open_model(directory).generate(["abc"], SHORT)
-    assert ended.finished and ended.new_tokens == ids.index(ids[3]) + 1 <= 4
-    assert ended.text == free.text[: ids.index(ids[3])]
+    assert ended.finished and ended.new_tokens == 2
+    assert ended.text == free.text[0]
 
 
 def test_our_own_export_gives_our_own_results(files: Path, tmp_path: Path) -> None:
@@ -262,7 +263,8 @@ def test_a_layout_of_ours_that_we_cannot_represent_opens_in_transformers(tmp_pat
     transformers.GraniteMoeHybridForCausalLM(config).save_pretrained(tmp_path)
     _save_tokenizer(tmp_path)
     model = open_model(tmp_path)
-    assert model.info().format is ModelFormat.HUGGING_FACE and model.info().layers == ["mamba", "attention"]
+    assert model.info().format is ModelFormat.HUGGING_FACE
+    assert model.info().layers == ["linear_attention", "full_attention"]
     assert model.health().ok
 
 
@@ -358,12 +360,12 @@ def test_directories_that_are_not_whole_are_refused(saved: Callable[[str], Path]
     directory = _copy(saved("llama"), tmp_path / "parent" / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).unlink()
-    with pytest.raises(CheckpointError, match="no tokenizer in .* give tokenizer_path"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer in .* give tokenizer_path"):
         open_model(directory)
     given = open_model(directory, tokenizer_path=saved("llama") / "tokenizer.json")
     assert given.score(["naïve"]) == open_model(saved("llama")).score(["naïve"])
     (directory / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="tokenizer in .* cannot be opened"):
+    with pytest.raises(CheckpointError, match=r"tokenizer in .* cannot be opened"):
         open_model(directory)
     config = json.loads((directory / "config.json").read_text())
     for changes, problem in (
