@@ -203,12 +203,11 @@ def pair(candidate: ItemScores, champion: ItemScores) -> Pairs:
 
 def _merged(scores: ItemScores) -> tuple[npt.NDArray[np.str_], Floats, Floats]:
     keys, places = np.unique(np.array(scores.items, dtype=np.str_), return_inverse=True)
-    size = len(keys)
-    return (
-        keys,
-        np.bincount(places, scores.values, minlength=size),
-        np.bincount(places, scores.weights, minlength=size),
+    values, weights = (
+        np.asarray(np.bincount(places, column, minlength=len(keys)), dtype=np.float64)
+        for column in (scores.values, scores.weights)
     )
+    return keys, values, weights
 
 
 def _compare_one(ours: ItemScores, theirs: ItemScores, resamples: int, seed: int) -> MetricComparison | Uncompared:

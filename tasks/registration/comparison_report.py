@@ -1,4 +1,4 @@
-"""The comparison as files: `comparison.md`, `comparison.html` (one file, no network), `comparison.json`, `forest.png`."""
+"""The comparison as files: Markdown, JSON, a picture, and an HTML page that needs nothing else."""
 
 from __future__ import annotations
 

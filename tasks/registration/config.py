@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from infra.artifacts import StageConfig, run_argument
+from tasks.registration.formats import FORMATS
+
+PromotionRule = Literal["not-worse", "gates"]
 
 
 class RegistrationConfig(StageConfig):
@@ -21,3 +26,16 @@ class RegistrationConfig(StageConfig):
     copy_limit_megabytes: float = run_argument(
         512.0, "bundles up to this size are copied into the registry; larger ones are registered by address", ge=0
     )
+    promotion: PromotionRule = run_argument(
+        "not-worse",
+        "what a new version needs to become champion by itself: `gates`: every gate passed; `not-worse`: that, and no "
+        "metric significantly worse than the present champion's",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in formats if name not in FORMATS]
+        if unknown:
+            raise ValueError(f"no stored format is called {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
+        return formats

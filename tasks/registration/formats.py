@@ -8,6 +8,8 @@ from infra.artifacts import Artifact
 from infra.errors import ConfigurationError
 
 FLOAT32 = "fp32"
+#: The bundle's directory of what was measured.
+EVALUATION_DIRECTORY = "evaluation"
 
 
 @dataclass(frozen=True)

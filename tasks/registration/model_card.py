@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from infra.artifacts import Manifest
 from tasks.registration.config import RegistrationConfig
+from tasks.registration.formats import FORMATS
 from tasks.registration.gates import Decision
 from tasks.registration.lineage import Lineage
 
@@ -18,9 +19,13 @@ _MAXIMUM_CELL_CHARACTERS = 200
 #: Kinds whose tables tell the story of the data, in the order of the flow.
 _MODEL_KINDS = ("tokens", "checkpoint", "evaluation", "quantized")
 _CURRICULUM = ("name", "context_tokens", "tokens", "batch_tokens", "learning_rate", "final_learning_rate")
-_LIMITATIONS = (
+#: Mixers whose GGUF architecture stock llama.cpp does not have.
+_PATCHED_MIXERS = ("hgrn2",)
+_PATCHED = (
     "Stock llama.cpp has no `hgrn2` architecture: the GGUF files run in this project's reader, or in llama.cpp "
-    "with this project's patch.",
+    "with this project's patch."
+)
+_LIMITATIONS = (
     "It is a base model: it continues text, and was neither tuned to follow instructions nor made safe for users.",
     "Figures hold for held-out text of the same sources; nothing was measured on other domains or languages.",
     "Text in its sources may be wrong or biased, and the model repeats it.",
@@ -28,9 +33,17 @@ _LIMITATIONS = (
 
 
 def model_card(
-    config: RegistrationConfig, fingerprint: str, lineage: Lineage, decision: Decision, formats: Sequence[str]
+    config: RegistrationConfig,
+    fingerprint: str,
+    lineage: Lineage,
+    decision: Decision,
+    formats: Sequence[str],
+    mixers: Collection[str],
 ) -> str:
-    """The card in Markdown. What the manifests do not say is said to be unknown."""
+    """The card in Markdown. What the manifests do not say is said to be unknown.
+
+    formats: of the bundle, without the original; mixers: the kinds of the model's layers.
+    """
     manifests = list(lineage.manifests.values())
     return _environment().from_string(_template()).render(
         name=config.model_name,
@@ -41,14 +54,21 @@ def model_card(
         evaluations=lineage.of_kind("evaluation"),
         quantized=lineage.of_kind("quantized"),
         decision=decision,
-        formats=formats,
+        formats=[(FORMATS[name].path, name, FORMATS[name].content) for name in formats],
         serve_format=config.serve_format,
         dollars=sum(manifest.cost.usd for manifest in manifests),
         seconds=sum(manifest.cost.seconds for manifest in manifests),
         manifests=manifests,
         missing=lineage.missing,
-        limitations=_LIMITATIONS,
+        limitations=limitations(formats, mixers),
     )  # fmt: skip
+
+
+def limitations(formats: Sequence[str], mixers: Collection[str]) -> list[str]:
+    """What the model cannot do; where its GGUF files run depends on its layers."""
+    has_gguf = any(FORMATS[name].is_gguf for name in formats)
+    needs_patch = has_gguf and any(kind in mixers for kind in _PATCHED_MIXERS)
+    return [_PATCHED, *_LIMITATIONS] if needs_patch else list(_LIMITATIONS)
 
 
 def curriculum_row(manifest: Manifest) -> dict[str, Any]:

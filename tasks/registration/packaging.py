@@ -13,6 +13,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import model
 from infra.artifacts import Artifact
+from tasks.registration.formats import FORMATS, stored_format
 
 #: What the `model` package imports; the versions are those of this process.
 _REQUIRED = ("mlflow", "torch", "safetensors", "tokenizers", "numpy", "pydantic", "gguf", "xllamacpp", "xxhash")
@@ -33,7 +34,7 @@ def save_mlflow_model(artifact: Artifact, directory: Path, copy_limit_bytes: flo
             model_config=configured,
             code_paths=[str(Path(model.__file__).parent)],
             signature=text_signature(),
-            pip_requirements=pinned_requirements(),
+            pip_requirements=pinned_requirements(*format_requirements(artifact)),
             metadata={"fingerprint": artifact.manifest.fingerprint},
         )
 
@@ -48,8 +49,13 @@ def copied_or_addressed(artifact: Artifact, copy_limit_bytes: float) -> tuple[di
 
 def served_weights(artifact: Artifact) -> str:
     """Path within the bundle of the format that predict() opens."""
-    name = artifact.manifest.config["serve_format"]
-    return {"fp32": "model", "int8": "int8"}.get(name, f"gguf/model-{name}.gguf")
+    return stored_format(str(artifact.manifest.config["serve_format"])).opened
+
+
+def format_requirements(artifact: Artifact) -> list[str]:
+    """What opening the bundle's formats needs besides what the `model` package always imports."""
+    needed = (name for chosen in artifact.manifest.statistics["formats"] for name in FORMATS[chosen].requirements)
+    return [name for name in dict.fromkeys(needed) if name not in _REQUIRED]
 
 
 def pinned_requirements(*more: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The registration stage: gather what is deployed into one bundle. The registry itself is not touched here.
 
-Files: `model/` (float32 safetensors and configuration), `tokenizer.json`, the accepted quantized
-formats (`int8/`, `gguf/`), `model_card.md`, `lineage.json`.
+Files: `model/` (float32 safetensors and configuration), `tokenizer.json`, the accepted quantized formats (their places
+are in `formats.py`), `evaluation/` (figures, and results item by item where the evaluation has them), `model_card.md`,
+`lineage.json`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from typing import Any
 from infra.artifacts import Artifact, Stage, StageContext, StageResult
 from infra.errors import ConfigurationError
 from infra.storage.local import atomic_file
+from model.checkpoints import load_config
+from tasks.evaluation.items import ITEMS_FILE
 from tasks.registration.config import RegistrationConfig
+from tasks.registration.formats import EVALUATION_DIRECTORY, FLOAT32, FORMATS, format_files
 from tasks.registration.gates import decide
 from tasks.registration.lineage import Lineage, lookup_beside, trace
 from tasks.registration.model_card import model_card
 
 MODEL_CARD, LINEAGE, TOKENIZER = "model_card.md", "lineage.json", "tokenizer.json"
-FLOAT32 = "fp32"
+#: What later versions are compared by; evaluations of earlier versions have no items.
+_EVIDENCE = ("evaluation.json", ITEMS_FILE)
 #: Figures of earlier stages that the registry shows beside the version.
 _CARRIED_METRICS = ("eval/bits_per_byte", "eval/perplexity", "eval/needle/recall")
 
@@ -44,7 +49,8 @@ def bundle(context: StageContext[RegistrationConfig]) -> StageResult:
     _copy_files(context, formats)
     decision = decide(inputs["evaluation"].manifest)
     fingerprint = context.directory.name
-    card = model_card(config, fingerprint, lineage, decision, formats)
+    mixers = load_config(context.directory / "model").mixer_kinds
+    card = model_card(config, fingerprint, lineage, decision, formats, mixers)
     _write(context.directory / MODEL_CARD, card)
     _write(context.directory / LINEAGE, json.dumps(lineage.as_json(), indent=1, ensure_ascii=False))
     context.report(1.0, "bundle complete", None)
@@ -57,23 +63,20 @@ def available_formats(config: RegistrationConfig, quantized: Artifact) -> list[s
     return [name for name in config.formats if name in accepted and format_files(quantized, name)]
 
 
-def format_files(quantized: Artifact, name: str) -> list[str]:
-    """Paths of one format's files within the quantized artifact."""
-    prefix = "int8/" if name == "int8" else f"gguf/model-{name}."
-    return [entry.path for entry in quantized.manifest.files if entry.path.startswith(prefix)]
-
-
 def _copy_files(context: StageContext[RegistrationConfig], formats: list[str]) -> None:
     inputs, directory = context.inputs, context.directory
-    wanted = {"model", "int8", "gguf"}
-    for stale in wanted:  # an interrupted attempt may have left files of another choice of formats
-        shutil.rmtree(directory / stale, ignore_errors=True)
+    for stale in {*(known.top for known in FORMATS.values()), EVALUATION_DIRECTORY}:
+        shutil.rmtree(directory / stale, ignore_errors=True)  # left by an interrupted attempt with other formats
     for path in inputs["checkpoint"].paths("model/"):
         _copy(path, directory / "model" / path.name)
     _copy(inputs["tokens"].path(TOKENIZER), directory / TOKENIZER)
     for name in formats:
         for relative in format_files(inputs["quantized"], name):
             _copy(inputs["quantized"].path(relative), directory / relative)
+    measured = {entry.path for entry in inputs["evaluation"].manifest.files}
+    for name in _EVIDENCE:
+        if name in measured:
+            _copy(inputs["evaluation"].path(name), directory / EVALUATION_DIRECTORY / name)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -116,4 +119,4 @@ def _files_table(directory: Path) -> list[dict[str, Any]]:
     ]
 
 
-STAGE = Stage(name="registration", kind="registration", version=1, config_type=RegistrationConfig, run=bundle)
+STAGE = Stage(name="registration", kind="registration", version=2, config_type=RegistrationConfig, run=bundle)

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from infra.artifacts import Artifact, Manifest
-from tasks.registration.config import RegistrationConfig
+from tasks.registration.config import PromotionRule, RegistrationConfig
 from tasks.registration.packaging import save_mlflow_model
 from tasks.registration.registry import SaveModel, ensure_registered, find_version
 from tasks.registration.version import RegisteredVersion
@@ -26,6 +26,7 @@ def ensure_registered_afterwards(
     copy_limit_megabytes: float = _DEFAULT_LIMIT_MEGABYTES,
     save: SaveModel = save_mlflow_model,
     stage: str = "registration",
+    promotion: PromotionRule = "not-worse",
 ) -> Mapping[str, str]:
     """Register the bundle, in the MLflow run of the run's `stage`, and return links to show (title -> address)."""
     registered = ensure_registered(
@@ -34,6 +35,7 @@ def ensure_registered_afterwards(
         run_id=stage_run_id(run, stage),
         copy_limit_bytes=copy_limit_megabytes * 1e6,
         save=save,
+        promotion=promotion,
     )
     if not run.tracking_uri.startswith(("http://", "https://")):
         return {}

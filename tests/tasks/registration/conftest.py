@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from infra.artifacts import Artifact, ArtifactStore, FileEntry, Manifest, build_stage
@@ -18,9 +20,26 @@ from infra.storage.checksum import checksum_file
 from model import HybridLM, preset, save
 from model.exports.gguf import GGUFFormat, save_gguf
 from model.quantization import save_int8
+from tasks.evaluation.items import ItemScores, write_items
 from tasks.registration import STAGE, RegistrationConfig
 
 SEPARATOR = "<|endoftext|>"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Creating MLflow's tables takes seconds: done once, copied for every test."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking(empty_database: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    MlflowClient(tracking_uri=uri).create_experiment("sam2-registration", artifact_location=str(tmp_path / "files"))
+    return uri
 
 
 def publish(
@@ -66,7 +85,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 def chain(store: ArtifactStore) -> dict[str, Artifact]:
     """The registration stage's inputs, with what they were made from behind them."""
     torch.manual_seed(0)
-    model = HybridLM(preset("miniature").model_copy(update={"vocabulary_size": 512, "maximum_context": 512})).eval()
+    # Wide enough for K-quants.
+    changes = {"vocabulary_size": 512, "maximum_context": 512, "layer_count": 2, "layer_kinds": ("hgrn2", "attention")}
+    model = HybridLM(preset("miniature-256").changed(**changes)).eval()
     raw = publish(
         store, "raw_documents", "a" * 32, lambda directory: None, stage="download",
         tables={"sources": [{"Source": "docs | <b>evil</b>", "Licence": "MIT", "Kept": 120}]},
@@ -84,11 +105,13 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
     def quantize(directory: Path) -> None:
         save_int8(model, directory / "int8")
         (directory / "gguf").mkdir()
-        save_gguf(model, directory / "gguf/model-q8_0.gguf", GGUFFormat.Q8_0, tokenizer=tokens.path("tokenizer.json"))
+        for kind in (GGUFFormat.Q8_0, GGUFFormat.Q4_K_M):
+            place = directory / f"gguf/model-{kind}.gguf"
+            save_gguf(model, place, kind, tokenizer=tokens.path("tokenizer.json"))
 
     quantized = publish(
         store, "quantized", "d" * 32, quantize, stage="quantization", inputs=inputs,
-        statistics={"accepted": ["int8"], "refused": {"q8_0": "too much lost"}},
+        statistics={"accepted": ["int8", "q4_k_m"], "refused": {"q8_0": "too much lost"}},
         tables={"formats": [{"format": "int8", "size_mb": 0.4, "verdict": "accepted"}]},
     )  # fmt: skip
     return {"tokens": tokens, "checkpoint": checkpoint, "quantized": quantized}
@@ -96,11 +119,18 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
 
 @pytest.fixture(scope="session")
 def make_bundle(store: ArtifactStore, chain: dict[str, Artifact]) -> Callable[..., Artifact]:
-    """Build the bundle of an evaluation: `make_bundle("1", [gate rows], model_name=...)`."""
+    """Build the bundle of an evaluation: `make_bundle("1", [gate rows], items, model_name=...)`."""
 
-    def make(evaluation: str, gates: list[dict[str, Any]], **config: Any) -> Artifact:
+    def make(
+        evaluation: str, gates: list[dict[str, Any]], items: Sequence[ItemScores] | None = None, **config: Any
+    ) -> Artifact:
+        def measure(directory: Path) -> None:
+            (directory / "evaluation.json").write_text("{}")
+            if items is not None:
+                write_items(directory / "items.parquet", items)
+
         judged = publish(
-            store, "evaluation", evaluation * 32, lambda directory: None,
+            store, "evaluation", evaluation * 32, measure,
             inputs={"checkpoint": chain["checkpoint"].reference}, tables={"gates": gates} if gates else {},
             metrics={"eval/bits_per_byte": 2.4, "eval/needle/recall": 0.25},
         )  # fmt: skip
