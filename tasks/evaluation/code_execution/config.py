@@ -17,7 +17,7 @@ class Limits(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    seconds: float = Field(default=10.0, gt=0, description="time by the clock, the interpreter's start included")
+    seconds: float = Field(default=10.0, gt=0, description="time by the clock, after the interpreter's start")
     cpu_seconds: int = Field(default=5, ge=1, description="processor time")
     memory_bytes: int = Field(default=2**30, ge=2**26, description="address space, about 30 MB of it the interpreter's")
     output_bytes: int = Field(default=2**20, ge=0, description="what it may print, to both streams together")

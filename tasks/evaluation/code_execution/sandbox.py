@@ -14,6 +14,7 @@ returning an object that equals everything. Such a program deceives the score an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -40,6 +41,8 @@ _WRAPPER = Path(__file__).with_name("confined_start.py")
 #: Only the standard library, no byte code written, UTF-8 whatever the locale; the same order of sets every time.
 _INTERPRETER_OPTIONS = ("-s", "-S", "-P", "-B", "-X", "utf8")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+_READY = b"ready\n"
+_START_SECONDS = 60.0
 _REPORT_BYTES = 8192
 _KEPT_OUTPUT_BYTES = 4096
 _FIX = "evaluate without HumanEval, or on Linux (x86_64 or aarch64, 5.3 or newer) where seccomp filters are allowed."
@@ -66,7 +69,7 @@ def sandbox_problem() -> str | None:
     if platform.machine() not in MACHINES or struct.calcsize("P") != 8:
         return f"no filter is written for {platform.machine()} with {8 * struct.calcsize('P')}-bit addresses"
     try:
-        outcome = _run(_PROBE, Limits(seconds=60))
+        outcome = _run(_PROBE, Limits())
     except (SandboxError, OSError) as error:
         return str(error)
     return None if outcome.passed else f"the probe ended with {outcome.verdict}: {outcome.detail}"
@@ -119,7 +122,7 @@ def _run(source: str, limits: Limits) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="sam2-program-") as empty_directory:
         child, output, report = _start(_job(source, token, limits), empty_directory)
         try:
-            _watch(child.pid, output, report, limits, started + limits.seconds, observed)
+            _watch(child.pid, output, report, limits, observed)
         finally:
             _end(child, observed)
             os.close(output)
@@ -174,34 +177,41 @@ def _start(job: bytes, directory: str) -> tuple[subprocess.Popen[bytes], int, in
     return child, output, report
 
 
-def _watch(pid: int, output: int, report: int, limits: Limits, deadline: float, observed: _Observed) -> None:
-    """Read both pipes until the child has ended, or until there is a reason to end it: `observed.stopped`."""
+def _watch(pid: int, output: int, report: int, limits: Limits, observed: _Observed) -> None:
+    """Read both pipes until the child has ended, or until there is a reason to end it: `observed.stopped`.
+
+    The program's time begins when its process is shut in: a busy machine's slow start is not its fault.
+    """
     process = os.pidfd_open(pid)
-    with selectors.DefaultSelector() as selector:
+    with os.fdopen(process, "rb", buffering=0), selectors.DefaultSelector() as selector:
         for descriptor in (process, output, report):
             os.set_blocking(descriptor, False)
             selector.register(descriptor, selectors.EVENT_READ)
-        try:
-            ended = False
-            while not ended and observed.stopped is None:
-                ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
-                ended = process in ready
-                for pipe, take in ((output, _take_output), (report, _take_report)):
-                    if pipe in ready and not take(pipe, limits, observed):
-                        selector.unregister(pipe)  # closed by the program, which may go on
-                if not ended and time.monotonic() >= deadline:
-                    observed.stopped = (Verdict.TIMED_OUT, f"still running after {limits.seconds:g} seconds")
-        finally:
-            os.close(process)
+        begun, ended = False, False
+        allowed, deadline = _START_SECONDS, time.monotonic() + _START_SECONDS
+        while not ended and observed.stopped is None:
+            ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
+            ended = process in ready
+            for pipe, take in ((output, _take_output), (report, _take_report)):
+                if pipe in ready and not take(pipe, limits, observed):
+                    selector.unregister(pipe)  # closed by the program, which may go on
+            if not begun and observed.report.startswith(_READY):
+                begun, allowed, deadline = True, limits.seconds, time.monotonic() + limits.seconds
+            elif not ended and time.monotonic() >= deadline:
+                observed.stopped = (Verdict.TIMED_OUT, f"still running after {allowed:g} seconds")
     if observed.stopped is None:
         _read_rest(output, report, limits, observed)
 
 
 def _read_rest(output: int, report: int, limits: Limits, observed: _Observed) -> None:
-    """What an ended child had still in its pipes, at most their capacity."""
+    """What an ended child had still in its pipes, at most their capacity.
+
+    A child that another thread is just starting may hold a copy of the other end: nothing is left all the same.
+    """
     for pipe, take in ((output, _take_output), (report, _take_report)):
-        while observed.stopped is None and take(pipe, limits, observed):
-            pass
+        with contextlib.suppress(BlockingIOError):
+            while observed.stopped is None and take(pipe, limits, observed):
+                pass
 
 
 def _take_output(pipe: int, limits: Limits, observed: _Observed) -> bool:
@@ -239,8 +249,9 @@ def _judge(observed: _Observed, token: str, limits: Limits) -> tuple[Verdict, st
         SandboxError: the process was not shut in, or ended before it was; the program was not read.
     """
     ready, _, report = observed.report.decode(errors="replace").partition("\n")
-    if observed.stopped is None and ready != "ready":
-        problem = ready or f"the interpreter ended with status {observed.exit_status}: {_last_line(observed)}"
+    if ready != "ready":
+        ending = f"ended with status {observed.exit_status}: {_last_line(observed)}"
+        problem = ready or f"its interpreter {observed.stopped[1] if observed.stopped else ending}"
         raise SandboxError(f"A program could not be shut in ({problem}).", _FIX)
     if observed.stopped is not None:
         return observed.stopped
