@@ -15,6 +15,7 @@ returning an object that equals everything. Such a program deceives the score an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -41,6 +42,7 @@ _WRAPPER = Path(__file__).with_name("confined_start.py")
 #: Only the standard library, no byte code written, UTF-8 whatever the locale; the same order of sets every time.
 _INTERPRETER_OPTIONS = ("-s", "-S", "-P", "-B", "-X", "utf8")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+_PIDFD_OPEN = 434
 _READY = b"ready\n"
 _START_SECONDS = 60.0
 _REPORT_BYTES = 8192
@@ -86,9 +88,7 @@ def run_program(source: str, limits: Limits | None = None) -> Outcome:
     Raises:
         SandboxError: this machine cannot shut it in (see `sandbox_problem`); it is not run.
     """
-    problem = sandbox_problem()
-    if problem is not None:
-        raise SandboxError(f"Generated code cannot be run safely here: {problem}.", _FIX)
+    _require_sandbox()
     return _run(source, limits or Limits())
 
 
@@ -98,9 +98,16 @@ def run_programs(sources: Iterable[str], limits: Limits | None = None, workers: 
     Raises:
         SandboxError: as `run_program`.
     """
+    _require_sandbox()
     # The threads only wait, but each must outlive its program: the kernel's death signal follows the thread.
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="sandbox") as pool:
         yield from pool.map(functools.partial(run_program, limits=limits), sources)
+
+
+def _require_sandbox() -> None:
+    problem = sandbox_problem()
+    if problem is not None:
+        raise SandboxError(f"Generated code cannot be run safely here: {problem}.", _FIX)
 
 
 @dataclass
@@ -119,8 +126,10 @@ def _run(source: str, limits: Limits) -> Outcome:
     token = secrets.token_hex(16)
     started = time.monotonic()
     observed = _Observed()
-    with tempfile.TemporaryDirectory(prefix="sam2-program-") as empty_directory:
-        child, output, report = _start(_job(source, token, limits), empty_directory)
+    with tempfile.TemporaryDirectory(prefix="sam2-program-") as empty_directory, tempfile.TemporaryFile() as job:
+        job.write(_job(source, token, limits))
+        job.seek(0)
+        child, output, report = _start(job.fileno(), empty_directory)
         try:
             _watch(child.pid, output, report, limits, observed)
         finally:
@@ -148,21 +157,17 @@ def _job(source: str, token: str, limits: Limits) -> bytes:
     return os.fsencode(header) + b"\n\n" + source.encode("utf-8", "surrogatepass")
 
 
-def _start(job: bytes, directory: str) -> tuple[subprocess.Popen[bytes], int, int]:
+def _start(job: int, directory: str) -> tuple[subprocess.Popen[bytes], int, int]:
     """The child, and our ends of the pipes of its output and of its report."""
-    job_file = os.memfd_create("job")
     output, output_end = os.pipe()
     report, report_end = os.pipe()
     try:
-        with open(job_file, "wb", closefd=False) as file:
-            file.write(job)
-        os.lseek(job_file, 0, os.SEEK_SET)
         child = subprocess.Popen(
-            [sys.executable, *_INTERPRETER_OPTIONS, str(_WRAPPER), str(job_file), str(report_end)],
+            [sys.executable, *_INTERPRETER_OPTIONS, str(_WRAPPER), str(job), str(report_end)],
             stdin=subprocess.DEVNULL,
             stdout=output_end,
             stderr=output_end,
-            pass_fds=(job_file, report_end),
+            pass_fds=(job, report_end),
             env=_ENVIRONMENT,
             cwd=directory,
             start_new_session=True,
@@ -172,9 +177,17 @@ def _start(job: bytes, directory: str) -> tuple[subprocess.Popen[bytes], int, in
         os.close(report)
         raise
     finally:
-        for descriptor in (job_file, output_end, report_end):
-            os.close(descriptor)
+        os.close(output_end)
+        os.close(report_end)
     return child, output, report
+
+
+def _process_handle(pid: int) -> int:
+    """A descriptor that is readable once the process has ended: pidfd_open(2), which not every Python wraps."""
+    handle = int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(_PIDFD_OPEN), pid, 0))
+    if handle < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open")
+    return handle
 
 
 def _watch(pid: int, output: int, report: int, limits: Limits, observed: _Observed) -> None:
@@ -182,7 +195,7 @@ def _watch(pid: int, output: int, report: int, limits: Limits, observed: _Observ
 
     The program's time begins when its process is shut in: a busy machine's slow start is not its fault.
     """
-    process = os.pidfd_open(pid)
+    process = _process_handle(pid)
     with os.fdopen(process, "rb", buffering=0), selectors.DefaultSelector() as selector:
         for descriptor in (process, output, report):
             os.set_blocking(descriptor, False)
