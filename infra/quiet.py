@@ -18,8 +18,6 @@ QUIET_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Not telemetry, but noise: a progress bar for each copied file in the middle of a log.
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # The same of lm-eval's and datasets' own bars, which come between the stage's lines.
-        "TQDM_DISABLE": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # Waiting OpenMP threads soon sleep instead of spinning on: beside one other busy program on two cores a

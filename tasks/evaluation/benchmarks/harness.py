@@ -25,6 +25,14 @@ from tasks.evaluation.benchmarks.data import BenchmarkData, Row
 _UNKNOWN_SUBJECT = "all"
 
 
+def _no_bar(iterable: Any, **_: Any) -> Any:
+    return iterable
+
+
+# The harness draws a bar for making its prompts, between the stage's own lines, and has no switch for it.
+lm_eval.api.task.tqdm = _no_bar
+
+
 @dataclass(frozen=True)
 class Sample:
     """What came of one item; values by metric, `metric,filter` where a task has several filters."""
