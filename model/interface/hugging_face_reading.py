@@ -89,7 +89,11 @@ class CausalModel:
         for piece in rows.split(list(sizes), dim=1):
             if memory == {}:
                 return False
-            logits, memory = self.forward(piece, piece.shape[1], memory)
+            try:
+                logits, memory = self.forward(piece, piece.shape[1], memory)
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                _log.debug("%s cannot go on: %r", type(self.model).__name__, error)
+                return False
             parts.append(logits)
         difference = (torch.cat(parts, dim=1) - whole).abs().max()
         tolerance = _TOLERANCE.get(self.model.dtype, _COARSE_TOLERANCE)
