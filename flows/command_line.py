@@ -16,6 +16,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from flows.registry_commands import add_registry_commands  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -388,6 +389,9 @@ def doctor(
     console.print(table)
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+add_registry_commands(app)
 
 
 def main() -> None:

@@ -61,6 +61,17 @@ class Evidence:
         return [self.comparison.not_run] if self.unreadable else self.comparison.objections
 
 
+class PromotionRefused(PipelineError):
+    """The evidence speaks against the version; `comparison` is None when there was no champion to compare with."""
+
+    def __init__(self, version: ModelVersion, objections: Sequence[str], comparison: Comparison | None) -> None:
+        super().__init__(
+            f"version {version.version} of '{version.name}' may not become champion: {'; '.join(objections)}.",
+            "train or evaluate it again, or promote it anyway with a reason (--anyway --reason TEXT).",
+        )
+        self.comparison = comparison
+
+
 def decide_promotion(
     client: MlflowClient, version: ModelVersion, artifact: Artifact, decision: Decision, rule: PromotionRule
 ) -> None:
@@ -98,7 +109,7 @@ def promote(
 ) -> RegisteredVersion:
     """Make a version champion by hand.
 
-    Raises PipelineError, naming the gates or the metrics, when it did not pass them or is worse than the champion;
+    Raises PromotionRefused, naming the gates or the metrics, when it did not pass them or is worse than the champion;
     with `anyway` and a reason it becomes champion all the same, and tags keep who, when, why and against what.
     """
     client = open_registry(tracking_uri)
@@ -107,12 +118,10 @@ def promote(
         raise ConfigurationError("a promotion against the evidence needs a reason.", "say why with --reason TEXT.")
     while True:
         champion = aliased(client, name, CHAMPION)
-        objections = promotion_objections(client, chosen, champion)
+        evidence = None if number_of(champion) in (None, number_of(chosen)) else gather(client, chosen, champion)
+        objections = _missed_gates(chosen) + (evidence.objections if evidence else [])
         if objections and not anyway:
-            raise PipelineError(
-                f"version {chosen.version} of '{name}' may not become champion: {'; '.join(objections)}.",
-                "train or evaluate it again, or promote it anyway with a reason (--anyway --reason TEXT).",
-            )
+            raise PromotionRefused(chosen, objections, evidence.comparison if evidence else None)
         with promotion_lock(client, name) as check:
             if number_of(aliased(client, name, CHAMPION)) != number_of(champion):
                 continue
@@ -124,14 +133,8 @@ def promote(
         return describe(client, name, chosen.version, created=False)
 
 
-def promotion_objections(client: MlflowClient, version: ModelVersion, champion: ModelVersion | None) -> list[str]:
-    """What speaks against a version: gates it missed, and metrics in which it is worse than the champion."""
-    objections = []
-    if version.tags.get(GATES_PASSED) != "true":
-        objections.append(version.tags.get(MISSED) or "no gate was judged")
-    if champion is not None and number_of(champion) != number_of(version):
-        objections += gather(client, version, champion).objections
-    return objections
+def _missed_gates(version: ModelVersion) -> list[str]:
+    return [] if version.tags.get(GATES_PASSED) == "true" else [version.tags.get(MISSED) or "no gate was judged"]
 
 
 def rollback(tracking_uri: str, name: str) -> RegisteredVersion:

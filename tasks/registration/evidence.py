@@ -39,6 +39,25 @@ def items_of_version(client: MlflowClient, version: ModelVersion) -> list[ItemSc
         return None if path is None else read_items(path)
 
 
+def gate_rows(client: MlflowClient, version: ModelVersion) -> list[dict[str, Any]]:
+    """The gates' verdicts that a version's bundle carries; none for bundles of earlier versions."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = fetch_bundle_file(client, version, f"{EVALUATION_DIRECTORY}/evaluation.json", Path(temporary))
+        content = {} if path is None else json.loads(path.read_bytes())
+    return list(content.get("gates", []))
+
+
+def fetch_bundle_directory(client: MlflowClient, version: ModelVersion, directory: Path) -> Path | None:
+    """A bundle's copy in the registry, as a whole; None when it was registered by address, or its files are gone."""
+    try:
+        bundle = _model_configuration(client, version, directory)["bundle"]
+        if bundle is None:
+            return None
+        return Path(client.download_artifacts(version.run_id, f"{MODEL_PATH}/{bundle}", str(directory)))
+    except (OSError, MlflowException):
+        return None
+
+
 def fetch_bundle_file(client: MlflowClient, version: ModelVersion, relative: str, directory: Path) -> Path | None:
     """One file of a version's bundle below `directory`, verified; None when the bundle does not have it."""
     try:

@@ -22,6 +22,7 @@ from model.exports.gguf import GGUFFormat, save_gguf
 from model.quantization import save_int8
 from tasks.evaluation.items import ItemScores, write_items
 from tasks.registration import STAGE, RegistrationConfig
+from tasks.registration.ancestry import recomputed_fingerprint
 
 SEPARATOR = "<|endoftext|>"
 
@@ -43,9 +44,15 @@ def tracking(empty_database: Path, tmp_path: Path) -> str:
 
 
 def publish(
-    store: ArtifactStore, kind: str, fingerprint: str, write: Callable[[Path], None], **fields: Any
+    store: ArtifactStore, kind: str, label: str, write: Callable[[Path], None], config: Any = None, **fields: Any
 ) -> Artifact:
-    """A finished artifact as a stage would have left it."""
+    """A finished artifact as a stage would have left it, its fingerprint that of what it says of itself."""
+    fields = {"stage": kind, "inputs": {}, **fields}
+    manifest = Manifest(
+        kind=kind, fingerprint="", stage_version=1, config={"label": label, **(config or {})}, files=(),
+        code_version="abc123", created_at="2026-01-01T00:00:00+00:00", cost=StageCost(seconds=10, usd=0.01), **fields,
+    )  # fmt: skip
+    fingerprint = recomputed_fingerprint(manifest)
     directory = store.working_directory(kind, fingerprint)
     write(directory)
     files = tuple(
@@ -57,12 +64,7 @@ def publish(
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST_NAME
     )
-    fields = {"stage": kind, "inputs": {}, **fields}
-    manifest = Manifest(
-        kind=kind, fingerprint=fingerprint, stage_version=1, config={}, files=files, code_version="abc123",
-        created_at="2026-01-01T00:00:00+00:00", cost=StageCost(seconds=10, usd=0.01), **fields,
-    )  # fmt: skip
-    return store.publish(manifest, directory)
+    return store.publish(manifest.model_copy(update={"fingerprint": fingerprint, "files": files}), directory)
 
 
 def _tokenizer() -> Tokenizer:
@@ -89,15 +91,17 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
     changes = {"vocabulary_size": 512, "maximum_context": 512, "layer_count": 2, "layer_kinds": ("hgrn2", "attention")}
     model = HybridLM(preset("miniature-256").changed(**changes)).eval()
     raw = publish(
-        store, "raw_documents", "a" * 32, lambda directory: None, stage="download",
+        store, "raw_documents", "a", lambda directory: None, stage="download",
         tables={"sources": [{"Source": "docs | <b>evil</b>", "Licence": "MIT", "Kept": 120}]},
+        config={"sources": [{"name": "docs", "uri": "pypi://docs==1", "licence": "MIT", "pinned": "sha256:0bd5"}]},
+        statistics={"sources": {"docs": {"kept": 120, "kept_bytes": 34567}}},
     )  # fmt: skip
     tokens = publish(
-        store, "tokens", "b" * 32, lambda directory: _tokenizer().save(str(directory / "tokenizer.json")),
+        store, "tokens", "b", lambda directory: _tokenizer().save(str(directory / "tokenizer.json")),
         stage="tokenization", inputs={"documents": raw.reference}, metrics={"tokens/total": 5000.0},
     )  # fmt: skip
     checkpoint = publish(
-        store, "checkpoint", "c" * 32, lambda directory: save(model, directory / "model"), stage="training",
+        store, "checkpoint", "c", lambda directory: save(model, directory / "model"), stage="training",
         inputs={"tokens": tokens.reference}, metrics={"train/tokens": 4000.0},
     )  # fmt: skip
     inputs = {"tokens": tokens.reference, "checkpoint": checkpoint.reference}
@@ -110,7 +114,7 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
             save_gguf(model, place, kind, tokenizer=tokens.path("tokenizer.json"))
 
     quantized = publish(
-        store, "quantized", "d" * 32, quantize, stage="quantization", inputs=inputs,
+        store, "quantized", "d", quantize, stage="quantization", inputs=inputs,
         statistics={"accepted": ["int8", "q4_k_m"], "refused": {"q8_0": "too much lost"}},
         tables={"formats": [{"format": "int8", "size_mb": 0.4, "verdict": "accepted"}]},
     )  # fmt: skip
@@ -130,7 +134,7 @@ def make_bundle(store: ArtifactStore, chain: dict[str, Artifact]) -> Callable[..
                 write_items(directory / "items.parquet", items)
 
         judged = publish(
-            store, "evaluation", evaluation * 32, measure,
+            store, "evaluation", evaluation, measure,
             inputs={"checkpoint": chain["checkpoint"].reference}, tables={"gates": gates} if gates else {},
             metrics={"eval/bits_per_byte": 2.4, "eval/needle/recall": 0.25},
         )  # fmt: skip

@@ -45,8 +45,10 @@ def test_lineage_reaches_the_sources(make_bundle: Make) -> None:
     assert lineage["missing"] == []
 
 
-def test_a_deleted_ancestor_is_named_not_hidden(make_bundle: Make, store: ArtifactStore) -> None:
-    key = f"raw_documents/{'a' * 32}/manifest.json"
+def test_a_deleted_ancestor_is_named_not_hidden(
+    make_bundle: Make, store: ArtifactStore, chain: dict[str, Artifact]
+) -> None:
+    key = f"{chain['tokens'].manifest.inputs['documents']}/manifest.json"
     kept = store.storage.read(key)
     store.storage.delete(key)
     try:
