@@ -19,6 +19,7 @@ from infra.stack import StackSettings  # noqa: E402
 from tasks.deduplication import resolve_references  # noqa: E402
 from tasks.download import resolve_sources  # noqa: E402
 from tasks.download.progress import transfers_observed  # noqa: E402
+from tasks.evaluation import resolve_evaluation  # noqa: E402
 from tasks.quality import resolve_classifiers  # noqa: E402
 from tasks.sharded_work import fork_server  # noqa: E402
 from tasks.tokenization import resolve_tokenizer  # noqa: E402
@@ -53,6 +54,7 @@ def full_pipeline(
             "quality": resolve_classifiers(config.quality),
             "deduplication": resolve_references(config.deduplication),
             "tokenization": resolve_tokenizer(config.tokenization),
+            "evaluation": resolve_evaluation(config.evaluation),
         }
     )
     run = run_context(config, home)

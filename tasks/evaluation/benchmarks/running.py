@@ -18,8 +18,9 @@ from tasks.evaluation.benchmarks.catalog import BENCHMARKS, Benchmark, Benchmark
 from tasks.evaluation.benchmarks.config import BenchmarksConfig
 from tasks.evaluation.benchmarks.data import BenchmarkData, DataUnavailable, read_data, shots_of
 from tasks.evaluation.benchmarks.journal import Journal
-from tasks.evaluation.benchmarks.results import BenchmarkResult, Measured, Status, measured_ratio
+from tasks.evaluation.benchmarks.results import BenchmarkResult, Measured, Status, measured_ratio, metric_values
 from tasks.evaluation.items import ItemScores, item_key
+from tasks.evaluation.task_result import TaskResult
 
 _log = logging.getLogger(__name__)
 _PROGRAMS_AT_ONCE = 32
@@ -32,19 +33,9 @@ class BenchmarkRun:
     result: BenchmarkResult
     items: tuple[ItemScores, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, in a fixed order."""
-        return {"result": self.result.as_json(), "items": [_items_as_json(one) for one in self.items]}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> BenchmarkRun:
-        """What `as_json` gave."""
-        items = [
-            ItemScores(one["task"], one["metric"], one["higher_is_better"], tuple(one["items"]),
-                       np.array(one["values"], dtype=np.float64), np.array(one["weights"], dtype=np.float64))
-            for one in content["items"]
-        ]  # fmt: skip
-        return cls(BenchmarkResult.from_json(content["result"]), tuple(items))
+    def as_task_result(self) -> TaskResult:
+        """What the evaluation stage keeps of it."""
+        return TaskResult(figures=self.result.as_json(), metrics=metric_values([self.result]), items=list(self.items))
 
 
 def run_benchmark(
@@ -206,14 +197,3 @@ def _distinct(keys: Sequence[str]) -> tuple[str, ...]:
 
 def _not_run(name: BenchmarkName, reason: str) -> BenchmarkRun:
     return BenchmarkRun(BenchmarkResult(name.value, Status.NOT_RUN, reason))
-
-
-def _items_as_json(one: ItemScores) -> dict[str, Any]:
-    return {
-        "task": one.task,
-        "metric": one.metric,
-        "higher_is_better": one.higher_is_better,
-        "items": list(one.items),
-        "values": one.values.tolist(),
-        "weights": one.weights.tolist(),
-    }
