@@ -47,6 +47,7 @@ _READY = b"ready\n"
 _START_SECONDS = 60.0
 _REPORT_BYTES = 8192
 _KEPT_OUTPUT_BYTES = 4096
+_NOT_SAFE = "Generated code cannot be run safely here"
 _FIX = "evaluate without HumanEval, or on Linux (x86_64 or aarch64, 5.3 or newer) where seccomp filters are allowed."
 _PROBE = """
 import decimal, hashlib, random
@@ -72,8 +73,10 @@ def sandbox_problem() -> str | None:
         return f"no filter is written for {platform.machine()} with {8 * struct.calcsize('P')}-bit addresses"
     try:
         outcome = _run(_PROBE, Limits())
-    except (SandboxError, OSError) as error:
-        return str(error)
+    except SandboxError as error:
+        return error.problem.removeprefix(f"{_NOT_SAFE}: ").removesuffix(".")
+    except OSError as error:
+        return f"a program could not be started ({error})"
     return None if outcome.passed else f"the probe ended with {outcome.verdict}: {outcome.detail}"
 
 
@@ -107,7 +110,7 @@ def run_programs(sources: Iterable[str], limits: Limits | None = None, workers: 
 def _require_sandbox() -> None:
     problem = sandbox_problem()
     if problem is not None:
-        raise SandboxError(f"Generated code cannot be run safely here: {problem}.", _FIX)
+        raise SandboxError(f"{_NOT_SAFE}: {problem}.", _FIX)
 
 
 @dataclass
@@ -265,7 +268,7 @@ def _judge(observed: _Observed, token: str, limits: Limits) -> tuple[Verdict, st
     if ready != "ready":
         ending = f"ended with status {observed.exit_status}: {_last_line(observed)}"
         problem = ready or f"its interpreter {observed.stopped[1] if observed.stopped else ending}"
-        raise SandboxError(f"A program could not be shut in ({problem}).", _FIX)
+        raise SandboxError(f"{_NOT_SAFE}: a program could not be shut in ({problem}).", _FIX)
     if observed.stopped is not None:
         return observed.stopped
     verdict, _, detail = report.partition(" ")

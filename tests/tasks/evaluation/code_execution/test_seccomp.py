@@ -20,14 +20,14 @@ DANGEROUS = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "sendto": (44, 206),
     "io_uring_setup": (425, 425), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
     "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138), "ptrace": (101, 117),
-    "process_vm_writev": (311, 271), "unlinkat": (263, 35), "renameat2": (316, 276), "mkdirat": (258, 34), "linkat": (265, 37),
-    "symlinkat": (266, 36), "mknodat": (259, 33), "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47),
-    "fchmod": (91, 52),    "fchownat": (260, 54), "utimensat": (280, 88), "setxattr": (188, 5), "memfd_create": (319, 279), "mount": (165, 40),
-    "unshare": (272, 97),
-    "setns": (308, 268), "chroot": (161, 51), "setsid": (112, 157), "setpgid": (109, 154), "prctl": (157, 167),
-    "seccomp": (317, 277), "bpf": (321, 280), "keyctl": (250, 219), "setuid": (105, 146), "setrlimit": (160, 164),
-    "open_by_handle_at": (304, 265), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "flock": (73, 32),
-    "sched_setaffinity": (203, 122), "setpriority": (141, 140), "reboot": (169, 142), "pwrite64": (18, 68),
+    "process_vm_writev": (311, 271), "unlinkat": (263, 35), "renameat2": (316, 276), "mkdirat": (258, 34),
+    "linkat": (265, 37), "symlinkat": (266, 36), "mknodat": (259, 33), "truncate": (76, 45), "ftruncate": (77, 46),
+    "fallocate": (285, 47), "fchmod": (91, 52), "fchownat": (260, 54), "utimensat": (280, 88), "setxattr": (188, 5),
+    "memfd_create": (319, 279), "mount": (165, 40), "unshare": (272, 97), "setns": (308, 268), "chroot": (161, 51),
+    "setsid": (112, 157), "setpgid": (109, 154), "prctl": (157, 167), "seccomp": (317, 277), "bpf": (321, 280),
+    "keyctl": (250, 219), "setuid": (105, 146), "setrlimit": (160, 164), "open_by_handle_at": (304, 265),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "flock": (73, 32), "sched_setaffinity": (203, 122),
+    "setpriority": (141, 140), "reboot": (169, 142), "pwrite64": (18, 68),
 }  # fmt: skip
 
 
