@@ -37,14 +37,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an artifact's directory is: a storage and the prefix below it (empty, or ending in `/`)."""
+    """Where an artifact's directory is: a storage and the prefix below it (empty, or ending in `/`).
+
+    address: what people are told where the storage is only a temporary copy.
+    """
 
     storage: Storage
     prefix: str = ""
+    address: str = ""
 
     @property
     def uri(self) -> str:
-        return self.storage.uri(self.prefix).rstrip("/")
+        return self.address or self.storage.uri(self.prefix).rstrip("/")
 
 
 @dataclass(frozen=True)

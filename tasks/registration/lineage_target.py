@@ -89,7 +89,7 @@ def _of_version(client: MlflowClient, version: ModelVersion, stores: Sequence[St
         places = {}
         if not any(store.exists(f"{reference}/{MANIFEST_NAME}") for store in everywhere):
             copy = fetch_bundle_directory(client, version, temporary)
-            places = {} if copy is None else {reference: Place(LocalStorage(copy))}
+            places = {} if copy is None else {reference: Place(LocalStorage(copy), address=str(version.source))}
         told = _told_by_version(client, version, temporary)
         recorded = {reference: tags[BUNDLE_CHECKSUM]} if BUNDLE_CHECKSUM in tags else {}
         inputs = {reference: json.loads(tags.get("sam2.lineage", "{}"))}

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from judged import PASSED, answered
+from mlflow import MlflowClient
 
 from infra.artifacts import Artifact, ArtifactStore
 from infra.errors import ConfigurationError
+from infra.storage.checksum import checksum_file
 from tasks.registration.ancestry import State, recomputed_fingerprint
 from tasks.registration.lineage_target import Found, find_lineage
 from tasks.registration.registry import ensure_registered
@@ -90,8 +92,6 @@ def test_a_rebuilt_ancestor_is_not_taken_for_the_recorded_one(root: Path, bundle
     (path,) = root.glob("raw_documents/*/manifest.json")
     manifest = json.loads(path.read_text())
     (path.parent / "more.txt").write_text("more")
-    from infra.storage.checksum import checksum_file
-
     entry = {"path": "more.txt", "size_bytes": 4, "checksum": checksum_file(path.parent / "more.txt")}
     path.write_text(json.dumps({**manifest, "files": [entry]}))
     assert states(walk(root, bundle))["raw_documents"] is State.CHANGED
@@ -140,7 +140,9 @@ def test_the_registrys_copy_stands_in_for_a_bundle_that_is_gone(
     ensure_registered(bundle, tracking)
     request.getfixturevalue("hidden_store")
     found = find_lineage("tiny@champion", [], lambda: tracking)
-    assert states(found)["registration"] is State.INTACT and "model" in found.ancestry.ancestors[bundle.reference].place
+    version = MlflowClient(tracking_uri=tracking).get_model_version("tiny", "1")
+    assert states(found)["registration"] is State.INTACT
+    assert found.ancestry.ancestors[bundle.reference].place == version.source
 
 
 def test_a_bundle_by_address_that_is_gone_is_missing_and_its_inputs_are_not(
