@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,27 +15,59 @@ from .conftest import RunningStack
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
 
-def test_an_unknown_key_is_refused_before_anything_runs(stack: RunningStack, tmp_path: Path) -> None:
+#: Refused by what the configuration says, before a server is asked.
+REFUSED = {
+    "an unknown key": ("miniature", "quality.minimum_charcters=5"),
+    "an impossible combination": ("miniature", "model.feed_forward_width=300"),
+    "an unknown profile": ("gigantic", "quality.minimum_characters=5"),
+}
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What `sam2 run` says to each of `REFUSED`, where it would have written, and the runs before and after."""
+
+    results: dict[str, subprocess.CompletedProcess[str]]
+    root: Path
+    before: list[str]
+    after: list[str]
+
+
+@pytest.fixture(scope="module")
+def refusals(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Refusals:
+    """All at once: each command takes seconds to import what it checks the configuration with."""
+    root = tmp_path_factory.mktemp("refused")
+
+    def refuse(case: tuple[str, str]) -> subprocess.CompletedProcess[str]:
+        profile, override = case
+        return stack.command("sam2", "run", "--profile", profile, "--set", f"artifact_root={root}", "--set", override)
+
     before = [run.id for run in stack.runs.latest(5)]
-    result = stack.run_pipeline(tmp_path, "quality.minimum_charcters=5")
-    assert result.returncode == 1
-    assert "unknown key 'quality.minimum_charcters' (did you mean 'minimum_characters'?)" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert [run.id for run in stack.runs.latest(5)] == before
-    assert list(tmp_path.iterdir()) == []
+    with ThreadPoolExecutor() as together:
+        results = dict(zip(REFUSED, together.map(refuse, REFUSED.values()), strict=True))
+    return Refusals(results, root, before, [run.id for run in stack.runs.latest(5)])
 
 
-def test_an_impossible_combination_is_refused_with_the_fix(stack: RunningStack, tmp_path: Path) -> None:
-    result = stack.run_pipeline(tmp_path, "model.feed_forward_width=300")
-    assert result.returncode == 1
-    assert "feed_forward_width 300 is not a multiple of 256" in result.stderr
+def test_what_is_refused_runs_and_writes_nothing(refusals: Refusals) -> None:
+    assert {result.returncode for result in refusals.results.values()} == {1}
+    assert refusals.after == refusals.before
+    assert list(refusals.root.iterdir()) == []
 
 
-def test_an_unknown_profile_lists_the_known_ones(stack: RunningStack) -> None:
-    result = stack.command("sam2", "run", "--profile", "gigantic")
-    assert result.returncode == 1
-    assert "there is no profile 'gigantic'" in result.stderr
-    assert "smoke" in result.stderr
+def test_an_unknown_key_is_refused_with_the_known_one(refusals: Refusals) -> None:
+    said = refusals.results["an unknown key"].stderr
+    assert "unknown key 'quality.minimum_charcters' (did you mean 'minimum_characters'?)" in said
+    assert "Traceback" not in said
+
+
+def test_an_impossible_combination_is_refused_with_the_fix(refusals: Refusals) -> None:
+    assert "feed_forward_width 300 is not a multiple of 256" in refusals.results["an impossible combination"].stderr
+
+
+def test_an_unknown_profile_lists_the_known_ones(refusals: Refusals) -> None:
+    said = refusals.results["an unknown profile"].stderr
+    assert "there is no profile 'gigantic'" in said
+    assert "smoke" in said
 
 
 def test_an_unreadable_source_is_named(stack: RunningStack, tmp_path: Path) -> None:

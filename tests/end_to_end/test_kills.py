@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -80,51 +81,40 @@ def checkpoint_written(root: Path) -> bool:
     return any(root.glob(f"{TRAINED_KIND}/*/.scratch/**/checkpoint.json"))
 
 
-@pytest.mark.parametrize(
-    ("moment", "kill"),
-    [
-        ("filtered_documents", kill_engine),
-        ("unique_documents", kill_worker),
-    ],
-)
-def test_a_killed_run_is_continued_to_the_same_artifacts(
-    stack: RunningStack,
-    finished_run: Finished,
-    tmp_path: Path,
-    moment: str,
-    kill: Callable[[RunningStack, FlowRun], None],
+def test_a_run_killed_in_three_stages_ends_in_the_same_artifacts(
+    stack: RunningStack, finished_run: Finished, tmp_path: Path
 ) -> None:
+    """Its engine, then its worker with all it started, each continued by a retry; its trainer is started anew by it."""
     root = tmp_path / "artifacts"
-    # Every other stage's artifact is there already, so that only the killed stage has to be built.
+    # Every other stage's artifact is there already, so that only the killed stages have to be built.
     shutil.copytree(finished_run[0], root)
-    shutil.rmtree(victim_of(root, moment))
+    victims = {kind: victim_of(root, kind) for kind in ("filtered_documents", "unique_documents", TRAINED_KIND)}
+    for victim in victims.values():
+        shutil.rmtree(victim)
     run = start(stack, root)
-    wait_for(lambda: is_being_built(root, moment))
-    kill(stack, run)
-    wait_for(lambda: stack.runs.read(run.id).state_name in ("Crashed", "Failed"))
-    assert is_being_built(root, moment), "the kill came in the middle of the stage"
+    kill_in_the_middle(stack, run, root, "filtered_documents", kill_engine)
+    assert stack.command("sam2", "retry", run.name, "--no-watch").returncode == 0
+    kill_in_the_middle(stack, run, root, "unique_documents", kill_worker)
 
-    result = stack.command("sam2", "retry", run.name)
+    with ThreadPoolExecutor() as beside:
+        retried = beside.submit(stack.command, "sam2", "retry", run.name)
+        wait_for(lambda: checkpoint_written(root) or retried.done())
+        kill_trainer(stack, run)
+        result = retried.result()
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr
     assert stack.runs.read(run.id).state_name == "Completed"
     assert_same_artifacts(finished_run[0], root)
-
-
-def test_a_killed_trainer_is_started_again_by_its_run(
-    stack: RunningStack, finished_run: Finished, tmp_path: Path
-) -> None:
-    root = tmp_path / "artifacts"
-    shutil.copytree(finished_run[0], root)
-    victim = victim_of(root, TRAINED_KIND)
-    shutil.rmtree(victim)
-    run = start(stack, root)
-    wait_for(lambda: checkpoint_written(root))
-    kill_trainer(stack, run)
-    wait_for(lambda: stack.runs.read(run.id).state_name in ("Completed", "Crashed", "Failed"))
-    assert stack.runs.read(run.id).state_name == "Completed"
-    assert_same_artifacts(finished_run[0], root)
-    manifest = json.loads((victim / "manifest.json").read_text())
+    manifest = json.loads((victims[TRAINED_KIND] / "manifest.json").read_text())
     assert [incident["kind"] for incident in manifest["statistics"]["incidents"]] == ["dead rank"]
+
+
+def kill_in_the_middle(
+    stack: RunningStack, run: FlowRun, root: Path, kind: str, kill: Callable[[RunningStack, FlowRun], None]
+) -> None:
+    wait_for(lambda: is_being_built(root, kind))
+    kill(stack, run)
+    wait_for(lambda: stack.runs.read(run.id).state_name in ("Crashed", "Failed"))
+    assert is_being_built(root, kind), "the kill came in the middle of the stage"
 
 
 def assert_same_artifacts(expected_root: Path, root: Path) -> None:
