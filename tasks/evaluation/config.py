@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.artifacts import StageConfig
+from tasks.evaluation.benchmarks.config import BenchmarksConfig
 from tasks.evaluation.gates import Gate
 
 
@@ -23,6 +24,36 @@ class NeedleConfig(BaseModel):
     )
     samples_per_cell: int = Field(default=8, ge=1, description="needles for each length and depth")
     candidates: int = Field(default=10, ge=2, le=40, description="values to choose from: chance is one in so many")
+
+
+class ContextLimitsConfig(BaseModel):
+    """How far the context holds: perplexity and needle recall at the training context and beyond."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    trained_tokens: int | None = Field(
+        default=None, ge=1, description="training context; left out: the last training stage's, from the checkpoint"
+    )
+    full_tokens: int | None = Field(
+        default=None, ge=1, description="context the model is meant for; left out: the model's maximum_context"
+    )
+    multiples: tuple[int, ...] = Field(default=(2, 4), description="of the training context, tested beside it")
+    windows: int = Field(default=16, ge=4, description="windows of held-out text for perplexity, at most")
+    scored_tokens: int = Field(
+        default=128, ge=1, description="last tokens of each window, predicted from a shorter or longer context"
+    )
+    tolerance: float = Field(
+        default=0.05, ge=0, description="share by which perplexity may be above that at the training context"
+    )
+    token_limit: int = Field(
+        default=8_000_000, ge=1, description="tokens to read for one length, at most; a longer one is not run"
+    )
+
+    @field_validator("multiples")
+    @classmethod
+    def _multiples_are_longer(cls, multiples: tuple[int, ...]) -> tuple[int, ...]:
+        if any(multiple < 2 for multiple in multiples):
+            raise ValueError(f"{list(multiples)} has a multiple below 2; 1× is always tested")
+        return tuple(sorted(set(multiples)))
 
 
 class SpeedConfig(BaseModel):
@@ -70,6 +101,10 @@ class EvaluationConfig(StageConfig):
         "the results say whether it was the whole training split",
     )
     needle: NeedleConfig = Field(NeedleConfig(), description="needle recall")
+    context_limits: ContextLimitsConfig = Field(
+        ContextLimitsConfig(), description="the training context, its multiples and the full context, tested"
+    )
+    benchmarks: BenchmarksConfig = Field(BenchmarksConfig(), description="the field's benchmarks, through lm-eval")
     speed: SpeedConfig = Field(SpeedConfig(), description="speed and memory on this machine")
     samples: SampleConfig = Field(SampleConfig(), description="text samples")
     gates: tuple[Gate, ...] = Field(default=DEFAULT_GATES, description="conditions for promotion")

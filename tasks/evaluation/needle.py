@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.evaluation.config import NeedleConfig
+from tasks.evaluation.items import ItemScores, item_key
 from tasks.evaluation.language_model import LanguageModel
 
 IntArray = npt.NDArray[np.int64]
@@ -43,6 +44,8 @@ class NeedleQuestion:
     """One hidden fact at one length: the prompts for all depths, and the one without the needle."""
 
     length: int
+    sample: int
+    subject: str
     prompts: IntArray  # [depths, length]
     without_needle: IntArray  # [length]
     candidates: tuple[tuple[int, ...], ...]  # token ids of each value
@@ -97,8 +100,7 @@ def make_questions(
     """
     for length in lengths:
         for sample in range(config.samples_per_cell):
-            random = np.random.default_rng([seed, length, sample])
-            question = _make_question(config, length, text, separator, encode, random)
+            question = _make_question(config, length, sample, text, separator, encode, seed)
             if question is not None:
                 yield question
 
@@ -106,12 +108,15 @@ def make_questions(
 def _make_question(
     config: NeedleConfig,
     length: int,
+    sample: int,
     text: npt.NDArray[np.integer],
     separator: int,
     encode: Encode,
-    random: np.random.Generator,
+    seed: int,
 ) -> NeedleQuestion | None:
-    asked = encode(f" The secret code of {SUBJECTS[random.integers(len(SUBJECTS))]} is")
+    random = np.random.default_rng([seed, length, sample])
+    subject = SUBJECTS[random.integers(len(SUBJECTS))]
+    asked = encode(f" The secret code of {subject} is")
     chosen = random.choice(len(VALUES), config.candidates, replace=False)
     # Encoded apart from the sentence, so that needle and candidates are token for token alike.
     candidates = tuple(tuple(encode(f" {VALUES[index]}")) for index in chosen)
@@ -128,30 +133,58 @@ def _make_question(
         place = round(depth * (room - len(needle)))
         rows.append([separator, *haystack[:place], *needle, *haystack[place : room - len(needle)], *asked])
     without = [separator, *haystack, *asked]
-    return NeedleQuestion(length, np.array(rows), np.array(without), candidates, right)
+    return NeedleQuestion(length, sample, subject, np.array(rows), np.array(without), candidates, right)
 
 
-def ask(model: LanguageModel, config: NeedleConfig, questions: Sequence[NeedleQuestion]) -> list[Cell]:
-    """Put all questions of one length to the model; one cell for each depth."""
+@dataclass(frozen=True)
+class Answers:
+    """What a model made of the questions of one length; correct and gains [questions, depths]."""
+
+    questions: Sequence[NeedleQuestion]
+    depths: Sequence[float]
+    correct: npt.NDArray[np.bool_]
+    gains: npt.NDArray[np.float64]  # nats
+
+    def cells(self) -> list[Cell]:
+        """One for each depth."""
+        length, count = self.questions[0].length, len(self.questions)
+        return [
+            Cell(length, depth, count, int(self.correct[:, column].sum()), float(self.gains[:, column].mean()))
+            for column, depth in enumerate(self.depths)
+        ]
+
+    def item_keys(self) -> list[str]:
+        """What each answer's question is known by, in the order of `correct`, row by row."""
+        return [
+            item_key(str(question.length), str(depth), question.subject, str(question.sample))
+            for question in self.questions
+            for depth in self.depths
+        ]
+
+
+def answer(model: LanguageModel, config: NeedleConfig, questions: Sequence[NeedleQuestion]) -> Answers:
+    """Put all questions of one length to the model."""
     with_needle = np.concatenate([question.prompts for question in questions])
     without = np.stack([question.without_needle for question in questions])
     candidates = [question.candidates for question in questions]
     right = np.array([question.right for question in questions])
     repeated = [values for values in candidates for _ in config.depths]
     nats = model.candidate_nats(with_needle, repeated).reshape(len(questions), len(config.depths), -1)
-    correct = nats.argmin(axis=2) == right
     plain = np.take_along_axis(model.candidate_nats(without, candidates), right, axis=1)
     gains = plain - np.take_along_axis(nats, right[:, :, None], axis=2)[..., 0]
-    return [
-        Cell(
-            questions[0].length,
-            depth,
-            len(questions),
-            int(correct[:, column].sum()),
-            float(gains[:, column].mean()),
-        )
-        for column, depth in enumerate(config.depths)
-    ]
+    return Answers(questions, config.depths, nats.argmin(axis=2) == right, gains)
+
+
+def ask(model: LanguageModel, config: NeedleConfig, questions: Sequence[NeedleQuestion]) -> list[Cell]:
+    """Put all questions of one length to the model; one cell for each depth."""
+    return answer(model, config, questions).cells()
+
+
+def needle_items(answers: Sequence[Answers]) -> ItemScores:
+    """1 for each value recalled, 0 for others; comparable with another evaluation on the same held-out text."""
+    keys = tuple(key for one in answers for key in one.item_keys())
+    values = np.array([hit for one in answers for hit in one.correct.ravel()], np.float64)
+    return ItemScores("needle", "recall", True, keys, values, np.ones(len(keys)))
 
 
 def pool(cells: Sequence[Cell]) -> Cell:

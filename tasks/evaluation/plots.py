@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.charts import INK, KEPT, PALETTE, new_chart, save_chart
+from tasks.charts import INK, KEPT, PALETTE, new_chart, save_chart, style_axes
 from tasks.evaluation.needle import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plot_positions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -29,26 +32,91 @@ def plot_positions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     save_chart(figure, path)
 
 
-def plot_recall(path: Path, cells: Sequence[Cell], chance: float) -> None:
-    """Needle recall as a heat map of depth by length."""
+def plot_recall(path: Path, cells: Sequence[Cell], chance: float, trained: int | None = None) -> None:
+    """Needle recall as a heat map of depth by length; lengths beyond the training context are set apart."""
     lengths = sorted({cell.length for cell in cells})
     depths = sorted({cell.depth for cell in cells})
     recall = np.full((len(depths), len(lengths)), np.nan)
     for cell in cells:
         recall[depths.index(cell.depth), lengths.index(cell.length)] = cell.correct / cell.samples
-    figure, axes = new_chart(f"Needle recall (chance {chance:.0%})", 9)
+    figure, axes = new_chart("Needle recall by depth and context length", 9)
     axes.grid(visible=False)
     image = axes.imshow(recall, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for row, column in np.ndindex(*recall.shape):
+    for row, column in np.argwhere(np.isfinite(recall)):
         share = recall[row, column]
         color = "white" if share < 0.6 else "black"
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=color, fontsize=10)
-    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
     axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
     axes.set_xlabel("context length in tokens", color=INK, fontsize=9)
     axes.set_ylabel("depth of the needle", color=INK, fontsize=9)
-    figure.colorbar(image, ax=axes, label="recall")
+    _mark_trained_columns(axes, lengths, trained)
+    bar = figure.colorbar(image, ax=axes)
+    bar.outline.set_visible(False)
+    bar.ax.axhline(chance, color="white", linewidth=2)
+    bar.set_ticks([0, chance, 0.5, 1], labels=["0%", f"{chance:.0%} (chance)", "50%", "100%"])
+    bar.ax.tick_params(colors=INK, labelsize=8, length=0)
     save_chart(figure, path)
+
+
+def _mark_trained_columns(axes: Axes, lengths: Sequence[int], trained: int | None) -> None:
+    """A line behind the last length the model was trained at, where there are longer ones."""
+    within = sum(length <= trained for length in lengths) if trained is not None else 0
+    if not 0 < within < len(lengths):
+        return
+    axes.axvline(within - 0.5, color=PALETTE[0], linewidth=2.5)
+    for side, text in (("right", f"trained to {trained:,}"), ("left", "beyond training")):
+        axes.annotate(
+            text, (within - 0.5, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
+            xytext=(-5 if side == "right" else 5, 3), ha=side, va="bottom", color=PALETTE[0], fontsize=8,
+        )  # fmt: skip
+
+
+def plot_context_limits(path: Path, rows: Sequence[Mapping[str, Any]], trained: int, chance: float) -> None:
+    """Loss on the same tokens, and recall, against the context length; recall with its 95% interval."""
+    figure, axes = new_chart("Beyond the training context: loss on the same tokens, and recall", 9)
+    lengths = [row["length"] for row in rows]
+    axes.plot(lengths, [row["loss"] for row in rows], marker="o", color=KEPT)
+    axes.set_ylabel("loss, nats a token", color=KEPT, fontsize=9)
+    for row in rows:
+        axes.annotate(
+            f"{row['loss']:.3f}", (row["length"], row["loss"]), textcoords="offset points", xytext=(0, 9),
+            ha="center", fontsize=8, color=KEPT,
+        )  # fmt: skip
+    axes.margins(x=0.08, y=0.35)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{row['length']:,}\n{row['name']}: {row['verdict']}" for row in rows])
+    axes.set_xlabel("context length in tokens", color=INK, fontsize=9)
+    axes.axvline(trained, color=INK, linewidth=1, linestyle=":")
+    axes.annotate(
+        "trained", (trained, 1), xycoords=("data", "axes fraction"), textcoords="offset points", xytext=(4, -2),
+        va="top", fontsize=8, color=INK,
+    )  # fmt: skip
+    _draw_recall(axes, [row for row in rows if "recall" in row], chance)
+    save_chart(figure, path)
+
+
+def _draw_recall(axes: Axes, rows: Sequence[Mapping[str, Any]], chance: float) -> None:
+    """Recall on an axis of its own, on the right."""
+    if not rows:
+        return
+    other = axes.twinx()
+    style_axes(other, grid="y")
+    other.grid(visible=False)
+    recall = np.array([row["recall"] for row in rows])
+    below, above = recall - [row["recall_low"] for row in rows], [row["recall_high"] for row in rows] - recall
+    other.errorbar(
+        [row["length"] for row in rows], recall, yerr=np.maximum(0, [below, above]), marker="s", markersize=5,
+        capsize=4, color=PALETTE[5], linewidth=1.5,
+    )  # fmt: skip
+    other.axhline(chance, color=PALETTE[5], linewidth=1, linestyle="--")
+    other.annotate(
+        f"chance {chance:.0%}", (1, chance), xycoords=("axes fraction", "data"), textcoords="offset points",
+        xytext=(-2, 3), ha="right", va="bottom", fontsize=8, color=PALETTE[5],
+    )  # fmt: skip
+    other.set_ylim(0, 1.02)
+    other.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    other.set_ylabel("recall (95% interval)", color=PALETTE[5], fontsize=9)
 
 
 def plot_bits_per_byte(path: Path, figures: Mapping[str, float]) -> None:
