@@ -84,18 +84,26 @@ class CausalModel:
         return output.logits[:, -keep:], remembered
 
     def _says_the_same(self, rows: Tensor, sizes: Sequence[int], whole: Tensor) -> bool:
-        memory: dict[str, Any] | None = None
-        parts = []
-        for piece in rows.split(list(sizes), dim=1):
-            if memory == {}:
-                return False
-            try:
-                logits, memory = self.forward(piece, piece.shape[1], memory)
-            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                _log.debug("%s cannot go on: %r", type(self.model).__name__, error)
-                return False
-            parts.append(logits)
-        difference = (torch.cat(parts, dim=1) - whole).abs().max()
+        """Whether two rows that change places after the first of their pieces get the logits of `whole`.
+
+        Other rows are read in between: what is remembered must not be in the module itself.
+        """
+        first, *rest = rows.split(list(sizes), dim=1)
+        try:
+            logits, memory = self.forward(first, sizes[0])
+            parts = [logits.flip(0)]
+            self.forward(rows.flip(1), 1)
+            for cache in memory.values():
+                cache.reorder_cache(torch.tensor([1, 0], device=self.device))
+            for piece in rest:
+                if not memory:
+                    return False
+                logits, memory = self.forward(piece.flip(0), piece.shape[1], memory)
+                parts.append(logits)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            _log.debug("%s cannot go on: %r", type(self.model).__name__, error)
+            return False
+        difference = (torch.cat(parts, dim=1).flip(0) - whole).abs().max()
         tolerance = _TOLERANCE.get(self.model.dtype, _COARSE_TOLERANCE)
         return bool(difference <= tolerance * whole.abs().max())
 
