@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from model import HybridLM
-from tasks.evaluation.scoring import batches_by_length, padded
+from model.interface import ModelInterface
 
-#: Logits of one forward pass, at most (one row at least): 64 MiB in float32, held about six times.
-_LOGITS_LIMIT = 1 << 24
+#: Log-probabilities computed at a time: 32 MiB a model in double precision.
+_BLOCK = 1 << 22
+
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,63 @@ class Comparison:
         return math.exp(min(self.loss, 700.0))
 
     @property
+    def original_perplexity(self) -> float:
+        """Of the model it is compared with."""
+        return math.exp(min(self.original_loss, 700.0))
+
+    @property
     def increase_percent(self) -> float:
         """Of perplexity over the original's; not a number when the model is broken."""
         return 100 * math.expm1(min(self.loss - self.original_loss, 700.0))
 
 
-@torch.inference_mode()
 def compare(
-    original: HybridLM, quantized: HybridLM, rows: Sequence[npt.NDArray[np.int64]], batch_tokens: int
-) -> Comparison:
-    """Run both models over the rows; every token but each row's first is predicted."""
-    limit = max(1, min(batch_tokens, _LOGITS_LIMIT // original.config.vocabulary_size))
-    sums = torch.zeros(4, dtype=torch.float64)
-    for indices in batches_by_length([len(row) for row in rows], limit):
-        chosen = [rows[index] for index in indices]
-        tokens = padded(chosen)
-        lengths = torch.tensor([len(row) for row in chosen]).unsqueeze(1)
-        inside = torch.arange(1, tokens.shape[1]) < lengths
-        theirs, ours = (model(tokens[:, :-1])[inside].float().log_softmax(dim=-1) for model in (original, quantized))
-        targets = tokens[:, 1:][inside]
-        divergence = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
-        same = ours.argmax(dim=-1) == theirs.argmax(dim=-1)
-        losses = (functional.nll_loss(part, targets, reduction="none") for part in (ours, theirs))
-        sums += torch.stack([part.double().sum() for part in (*losses, divergence, same)])
+    model: ModelInterface, references: Sequence[ModelInterface], rows: Sequence[Sequence[int]]
+) -> list[Comparison]:
+    """The model beside each reference; every token but each row's first is predicted.
+
+    All read the same row side by side, so that memory holds some pieces of logits and never those of a whole text.
+    """
+    sums = torch.zeros(len(references), 4, dtype=torch.float64)
+    for row in rows:
+        targets = torch.tensor(row[1:])
+        streams = [one.logits(row[:-1]) for one in (model, *references)]
+        for start, (ours, *others) in blocks(streams):
+            expected = targets[start : start + len(ours)]
+            sums += torch.stack([_judged(ours, theirs, expected) for theirs in others])
     count = sum(len(row) - 1 for row in rows)
-    return Comparison(count, *(sums / count).tolist())
+    return [Comparison(count, *means) for means in (sums / count).tolist()]
+
+
+def unchanged(model: ModelInterface, rows: Sequence[Sequence[int]]) -> Comparison:
+    """The original beside itself."""
+    scores = np.concatenate(model.score_tokens(rows))
+    loss = -float(scores.mean())
+    return Comparison(len(scores), loss, loss, 0.0, 1.0)
+
+
+def blocks(streams: Sequence[Iterator[Logits]]) -> Iterator[tuple[int, list[Tensor]]]:
+    """Log-probabilities of the same tokens from every stream, in double precision, and the place of the first.
+
+    The streams may come in pieces of different lengths; together they are as long.
+    """
+    held: list[Logits | None] = [next(stream, None) for stream in streams]
+    start = 0
+    while all(piece is not None for piece in held):
+        pieces = [piece for piece in held if piece is not None]
+        size = min(max(1, _BLOCK // pieces[0].shape[1]), *map(len, pieces))
+        yield start, [torch.from_numpy(piece[:size]).double().log_softmax(dim=-1) for piece in pieces]
+        start += size
+        held = [
+            piece[size:] if len(piece) > size else next(stream, None)
+            for piece, stream in zip(pieces, streams, strict=True)
+        ]
+    assert not any(piece is not None for piece in held), "the models read different numbers of tokens"
+
+
+def _judged(ours: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
+    """Sums over the tokens: our loss, theirs, KL(theirs || ours), and how often both find the same one likeliest."""
+    divergence = functional.kl_div(ours, theirs, reduction="sum", log_target=True)
+    same = (ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum()
+    losses = (functional.nll_loss(part, targets, reduction="sum") for part in (ours, theirs))
+    return torch.stack([*losses, divergence, same.double()])

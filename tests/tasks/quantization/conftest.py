@@ -1,24 +1,31 @@
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_models import Artifacts, in_own_store, inputs_of, tokens_in
 
-from infra.artifacts import Artifact, ArtifactStore
+from infra.artifacts import ArtifactStore
 
-# The tiny corpus and model are those of the evaluation's tests.
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+
+@pytest.fixture(scope="session")
+def artifacts_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifacts]:
+    """A store with a tiny corpus, a tiny model of the family and its evaluation; each family is trained once."""
+    root = tmp_path_factory.mktemp("store")
+    store = ArtifactStore.open(str(root / "store"), root / "cache")
+    tokens = tokens_in(store)
+    known: dict[str, Artifacts] = {}
+
+    def make(family: str) -> Artifacts:
+        if family not in known:
+            known[family] = store, inputs_of(store, tokens, family)
+        return known[family]
+
+    return make
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> tuple[ArtifactStore, dict[str, Artifact]]:
-    """A store with a tiny corpus, a tiny model and its evaluation."""
-    from small_artifacts import NoConfig, small_artifacts
-
-    from infra.artifacts import Stage, StageResult, build_stage
-
-    store, inputs = small_artifacts(tmp_path)
-    stage = Stage("evaluation", "evaluation", 1, NoConfig, lambda context: StageResult({}, {}, {"gates_passed": True}))
-    evaluation = build_stage(stage, NoConfig(), {"checkpoint": inputs["checkpoint"]}, store).artifact
-    return store, inputs | {"evaluation": evaluation}
+def artifacts(artifacts_of: Callable[[str], Artifacts], tmp_path: Path) -> Artifacts:
+    """The HGRN-2 model's, in a store of the test's own."""
+    return in_own_store(artifacts_of("hgrn2"), tmp_path)
