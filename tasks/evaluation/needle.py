@@ -1,10 +1,10 @@
 """Needle recall: a key-value sentence hidden in real held-out text, then asked for.
 
-A prompt of exactly `length` tokens reads: separator, text, "The secret code of Lisbon is 4817.", more
-text, "The secret code of Lisbon is". The model is right when, of N candidate values, the hidden one
-has the highest likelihood as continuation: guessing gives 1/N. The in-context gain is how many
-nats more likely the right value becomes through the needle, against the same prompt without it;
-it shows what is learned long before recall leaves chance.
+A prompt reads: separator, text, "The secret code of Lisbon is 4817.", more text, "The secret code of Lisbon is"; with
+its answer it is of `length` tokens. The model is right when, of N candidate values, the hidden one has the highest
+likelihood as continuation: guessing gives 1/N. The in-context gain is how many nats more likely the right value
+becomes through the needle, against the same prompt without it; it shows what is learned long before recall leaves
+chance.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class NeedleQuestion:
     length: int
     sample: int
     subject: str
-    prompts: IntArray  # [depths, length]
-    without_needle: IntArray  # [length]
+    prompts: IntArray  # [depths, time]
+    without_needle: IntArray  # [time]
     candidates: tuple[tuple[int, ...], ...]  # token ids of each value
     right: tuple[int, ...]  # index of the hidden value, for each depth
 
@@ -98,9 +98,11 @@ def make_questions(
     text: held-out tokens without separators, at least one; shorter than a prompt, it is repeated.
     Lengths with no room for the needle and some text are left out.
     """
+    # The last token of an answer is predicted, not read.
+    answer_tokens = max(len(encode(f" {value}")) for value in VALUES) - 1
     for length in lengths:
         for sample in range(config.samples_per_cell):
-            question = _make_question(config, length, sample, text, separator, encode, seed)
+            question = _make_question(config, length, answer_tokens, sample, text, separator, encode, seed)
             if question is not None:
                 yield question
 
@@ -108,6 +110,7 @@ def make_questions(
 def _make_question(
     config: NeedleConfig,
     length: int,
+    answer_tokens: int,
     sample: int,
     text: npt.NDArray[np.integer],
     separator: int,
@@ -122,7 +125,7 @@ def _make_question(
     candidates = tuple(tuple(encode(f" {VALUES[index]}")) for index in chosen)
     # Another value at each depth: a model that merely likes some value must not score alike at all of them.
     right = tuple(int(index) for index in random.integers(config.candidates, size=len(config.depths)))
-    room = length - 1 - len(asked)
+    room = length - answer_tokens - 1 - len(asked)
     start = int(random.integers(max(1, len(text) - room)))
     haystack = np.take(text, np.arange(start, start + room), mode="wrap").tolist()
     rows = []

@@ -14,6 +14,9 @@ from tasks.evaluation.needle import Cell
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Of the scale of losses.
+_LEAST_SPAN_NATS = 0.2
+
 
 def plot_positions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Perplexity over the tokens of context visible, one point a bucket."""
@@ -40,6 +43,7 @@ def plot_recall(path: Path, cells: Sequence[Cell], chance: float, trained: int |
     for cell in cells:
         recall[depths.index(cell.depth), lengths.index(cell.length)] = cell.correct / cell.samples
     figure, axes = new_chart("Needle recall by depth and context length", 9)
+    axes.set_title(axes.get_title(loc="left"), loc="left", color=INK, fontsize=12, fontweight="bold", pad=24)
     axes.grid(visible=False)
     image = axes.imshow(recall, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for row, column in np.argwhere(np.isfinite(recall)):
@@ -73,50 +77,62 @@ def _mark_trained_columns(axes: Axes, lengths: Sequence[int], trained: int | Non
 
 
 def plot_context_limits(path: Path, rows: Sequence[Mapping[str, Any]], trained: int, chance: float) -> None:
-    """Loss on the same tokens, and recall, against the context length; recall with its 95% interval."""
-    figure, axes = new_chart("Beyond the training context: loss on the same tokens, and recall", 9)
+    """Loss on the same tokens, and below it recall with its 95% interval, against the context length."""
+    figure, losses = new_chart("Beyond the training context: loss on the same tokens, and recall", 12)
+    grid = figure.add_gridspec(2, 1)
+    losses.set_subplotspec(grid[0])
+    recalls = figure.add_subplot(grid[1], sharex=losses)
+    style_axes(recalls, grid="x")
     lengths = [row["length"] for row in rows]
-    axes.plot(lengths, [row["loss"] for row in rows], marker="o", color=KEPT)
-    axes.set_ylabel("loss, nats a token", color=KEPT, fontsize=9)
-    for row in rows:
-        axes.annotate(
-            f"{row['loss']:.3f}", (row["length"], row["loss"]), textcoords="offset points", xytext=(0, 9),
-            ha="center", fontsize=8, color=KEPT,
-        )  # fmt: skip
-    axes.margins(x=0.08, y=0.35)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{row['length']:,}\n{row['name']}: {row['verdict']}" for row in rows])
-    axes.set_xlabel("context length in tokens", color=INK, fontsize=9)
-    axes.axvline(trained, color=INK, linewidth=1, linestyle=":")
-    axes.annotate(
-        "trained", (trained, 1), xycoords=("data", "axes fraction"), textcoords="offset points", xytext=(4, -2),
-        va="top", fontsize=8, color=INK,
+    _draw_losses(losses, rows)
+    _draw_recall(recalls, [row for row in rows if "recall" in row], chance)
+    recalls.set_xscale("log", base=2)
+    recalls.set_xticks(lengths, [f"{row['length']:,}\n{row['name']}: {row['verdict']}" for row in rows])
+    recalls.minorticks_off()
+    recalls.margins(x=0.1)
+    recalls.set_xlabel("context length in tokens", color=INK, fontsize=9)
+    losses.tick_params(labelbottom=False)
+    for axes in (losses, recalls):
+        axes.axvline(trained, color=INK, linewidth=1, linestyle=":")
+    losses.annotate(
+        f"trained to {trained:,}", (trained, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
+        xytext=(4, -2), va="top", fontsize=8, color=INK,
     )  # fmt: skip
-    _draw_recall(axes, [row for row in rows if "recall" in row], chance)
     save_chart(figure, path)
 
 
+def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The scale spans `_LEAST_SPAN_NATS` at least, so that a trifle does not look like a cliff."""
+    losses = [row["loss"] for row in rows]
+    axes.plot([row["length"] for row in rows], losses, marker="o", color=KEPT)
+    for row in rows:
+        change = row.get("perplexity_change")
+        told = f"{row['loss']:.3f}" + (f"\nperplexity {change:+.1%}" if change else "")
+        axes.annotate(
+            told, (row["length"], row["loss"]), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8,
+            color=INK,
+        )  # fmt: skip
+    span = max(_LEAST_SPAN_NATS, max(losses) - min(losses))
+    middle = (max(losses) + min(losses)) / 2
+    axes.set_ylim(middle - 0.7 * span, middle + 0.95 * span)
+    axes.set_ylabel("loss, nats a token", color=INK, fontsize=9)
+
+
 def _draw_recall(axes: Axes, rows: Sequence[Mapping[str, Any]], chance: float) -> None:
-    """Recall on an axis of its own, on the right."""
-    if not rows:
-        return
-    other = axes.twinx()
-    style_axes(other, grid="y")
-    other.grid(visible=False)
     recall = np.array([row["recall"] for row in rows])
     below, above = recall - [row["recall_low"] for row in rows], [row["recall_high"] for row in rows] - recall
-    other.errorbar(
+    axes.errorbar(
         [row["length"] for row in rows], recall, yerr=np.maximum(0, [below, above]), marker="s", markersize=5,
         capsize=4, color=PALETTE[5], linewidth=1.5,
     )  # fmt: skip
-    other.axhline(chance, color=PALETTE[5], linewidth=1, linestyle="--")
-    other.annotate(
+    axes.axhline(chance, color=PALETTE[0], linewidth=1, linestyle="--")
+    axes.annotate(
         f"chance {chance:.0%}", (1, chance), xycoords=("axes fraction", "data"), textcoords="offset points",
-        xytext=(-2, 3), ha="right", va="bottom", fontsize=8, color=PALETTE[5],
+        xytext=(-2, 3), ha="right", va="bottom", fontsize=8, color=PALETTE[0],
     )  # fmt: skip
-    other.set_ylim(0, 1.02)
-    other.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    other.set_ylabel("recall (95% interval)", color=PALETTE[5], fontsize=9)
+    axes.set_ylim(0, 1.05)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_ylabel("needle recall (95% interval)", color=INK, fontsize=9)
 
 
 def plot_bits_per_byte(path: Path, figures: Mapping[str, float]) -> None:

@@ -63,8 +63,9 @@ def test_guessing_gives_chance() -> None:
 def test_prompts_have_the_length_the_needle_and_real_text() -> None:
     for question in make_questions(CONFIG, [250, 300], TEXT, SEPARATOR, encode, seed=1):
         needles = ["".join(map(chr, question.candidates[right])) + "." for right in question.right]
-        assert question.prompts.shape == (3, question.length)
-        assert question.without_needle.shape == (question.length,)
+        answer_tokens = len(" 4817") - 1  # the last one is predicted, not read
+        assert question.prompts.shape == (3, question.length - answer_tokens)
+        assert question.without_needle.shape == (question.length - answer_tokens,)
         for row, needle in zip(question.prompts, needles, strict=True):
             text = "".join(map(chr, row))
             assert row[0] == SEPARATOR
