@@ -118,11 +118,16 @@ class Comparison:
         counts = ", ".join(f"{verdict} in {len(self.with_verdict(verdict))}" for verdict in Verdict)
         left_out = f"; {len(self.uncompared)} not compared" if self.uncompared else ""
         named = "".join(f"; {objection}" for objection in self.objections)
-        return f"Against {self.champion}: {counts} of {len(self.metrics)} metrics{left_out}{named}."
+        return f"Against {self.champion}: {counts} of {metrics_counted(len(self.metrics))}{left_out}{named}."
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for programs."""
         return asdict(self) | {"sentence": self.sentence, "level": LEVEL}
+
+
+def metrics_counted(count: int) -> str:
+    """`1 metric`, `2 metrics`."""
+    return f"{count} metric{'' if count == 1 else 's'}"
 
 
 def compare(

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from infra.storage.local import atomic_file
-from tasks.registration.comparison import LEVEL, Comparison, Verdict
+from tasks.registration.comparison import LEVEL, Comparison, Verdict, metrics_counted
 from tasks.registration.comparison_plot import plot_forest
 from tasks.registration.model_card import markdown_table
 
@@ -64,8 +64,8 @@ def how(comparison: Comparison) -> str:
     return (
         f"Paired bootstrap over the items both were asked ({comparison.resamples:,} resamples); a difference is "
         f"candidate minus champion in the metric's unit; p is two-sided, and the verdict follows from p after Holm's "
-        f"correction over the {len(comparison.metrics)} metrics, at {LEVEL:.0%}. Items that only one of the two was "
-        "asked do not count, so a figure may differ from the evaluation's own."
+        f"correction over {metrics_counted(len(comparison.metrics))}, at {LEVEL:.0%}. Items that only one of the two "
+        "was asked do not count, so a figure may differ from the evaluation's own."
     )
 
 

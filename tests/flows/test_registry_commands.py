@@ -119,7 +119,7 @@ def test_compare_prints_the_table_and_writes_the_report(client: MlflowClient, tm
     said = run("compare", "tiny", "2", "champion", "--output", str(tmp_path / "report"))
     row = next(line for line in said.splitlines() if line.startswith("piqa/accuracy"))
     assert row.split()[2:6] == ["200", "0.65", "0.5", "0.15"] and row.split()[-1] == "better"
-    assert "Against tiny version 1: better in 1, worse in 0, no difference shown in 0 of 1 metrics." in said
+    assert "Against tiny version 1: better in 1, worse in 0, no difference shown in 0 of 1 metric." in said
     assert (tmp_path / "report" / "comparison.html").is_file()
     run("compare", "tiny", "1", "2")
     assert (tmp_path / "home" / "comparisons" / "tiny-1-against-2" / "comparison.md").is_file()

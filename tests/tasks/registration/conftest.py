@@ -19,7 +19,7 @@ from infra.artifacts.store import MANIFEST_NAME
 from infra.storage.checksum import checksum_file
 from model import HybridLM, preset, save
 from model.exports.gguf import GGUFFormat, save_gguf
-from model.quantization import save_int8
+from model.quantization import save_int4, save_int8
 from tasks.evaluation.items import ItemScores, write_items
 from tasks.registration import STAGE, RegistrationConfig
 from tasks.registration.ancestry import recomputed_fingerprint
@@ -108,6 +108,7 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
 
     def quantize(directory: Path) -> None:
         save_int8(model, directory / "int8")
+        save_int4(model, directory / "int4")
         (directory / "gguf").mkdir()
         for kind in (GGUFFormat.Q8_0, GGUFFormat.Q4_K_M):
             place = directory / f"gguf/model-{kind}.gguf"
@@ -115,7 +116,7 @@ def chain(store: ArtifactStore) -> dict[str, Artifact]:
 
     quantized = publish(
         store, "quantized", "d", quantize, stage="quantization", inputs=inputs,
-        statistics={"accepted": ["int8", "q4_k_m"], "refused": {"q8_0": "too much lost"}},
+        statistics={"accepted": ["int8", "int4", "q4_k_m"], "refused": {"q8_0": "too much lost"}},
         tables={"formats": [{"format": "int8", "size_mb": 0.4, "verdict": "accepted"}]},
     )  # fmt: skip
     return {"tokens": tokens, "checkpoint": checkpoint, "quantized": quantized}

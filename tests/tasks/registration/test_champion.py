@@ -23,11 +23,6 @@ from tasks.registration.versions import get_version
 Make = Callable[..., Artifact]
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.registration.comparison.RESAMPLES", 1000)
-
-
 def tags(tracking: str, version: str) -> dict[str, str]:
     return dict(MlflowClient(tracking_uri=tracking).get_model_version("tiny", version).tags)
 

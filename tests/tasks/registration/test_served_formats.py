@@ -14,7 +14,7 @@ from tasks.registration.registry import ensure_registered
 
 Make = Callable[..., Artifact]
 REPOSITORY = Path(__file__).parents[3]
-FORMATS = ("fp32", "int8", "q4_k_m")
+FORMATS = ("fp32", "int8", "int4", "q4_k_m")
 
 #: An installation for development finds the checkout through sys.path or through a finder of its own: both go.
 _LOAD = """
