@@ -25,10 +25,6 @@ FAMILIES: dict[str, dict[str, object]] = {
     "mamba2": {
         "layer_kinds": ("attention", "mamba2"), "mamba2_head_dim": 32, "mamba2_state_size": 32, "norm_eps": 1e-5,
     },
-    "gated_deltanet": {
-        "layer_kinds": ("gated_deltanet", "attention"), "gated_deltanet_head_dim": 32, "gated_deltanet_heads": 8,
-        "gated_deltanet_value_expansion": 1, "query_key_norm": True,
-    },
 }  # fmt: skip
 
 
