@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from model import GREEDY, GenerationError, HybridLM, SamplingConfig, prefill
+from model import GREEDY, GenerationError, SamplingConfig
 from model.interface import GenerationSettings, ModelInterface
 from tasks.evaluation.config import SpeedConfig
 
@@ -40,14 +40,12 @@ class _Work:
     sampling: SamplingConfig
 
 
-def measure_speed(model: ModelInterface | HybridLM, config: SpeedConfig, context: int) -> Speed:
+def measure_speed(model: ModelInterface, config: SpeedConfig, context: int) -> Speed:
     """Read a prompt of the context (or `prefill_tokens`) and give the next token; then write one token at a time.
 
     The prompt is shortened where the model's maximum_context leaves no room for the new tokens. Raises
     GenerationError for a context without room for any, and for a model that ends every text at once.
     """
-    if isinstance(model, HybridLM):
-        return _measure_hybrid(model, config, context)
     asked = config.decode_tokens + _UNTIMED_TOKENS
     length = _prompt_tokens(model, config, context, asked)
     work = _lasting_work(model, length, asked)
@@ -117,35 +115,3 @@ def _step_times(model: ModelInterface, work: _Work, new_tokens: int) -> list[flo
 
 def _settings(work: _Work, new_tokens: int) -> GenerationSettings:
     return GenerationSettings(maximum_new_tokens=new_tokens, sampling=work.sampling)
-
-
-def _measure_hybrid(model: HybridLM, config: SpeedConfig, context: int) -> Speed:
-    """Read a prompt of the full context (or `prefill_tokens`), then decode after it one token at a time."""
-    length = min(config.prefill_tokens or context, context)
-    prompt = torch.arange(length).remainder(model.config.vocabulary_size).unsqueeze(0)
-    _decode_seconds(model, prompt[:, :8], 2)  # the first calls set up threads and kernels
-    prefills = [_seconds(lambda: prefill(model, prompt, model.new_cache())) for _ in range(config.repetitions)]
-    decodes = [_decode_seconds(model, prompt, config.decode_tokens) for _ in range(config.repetitions)]
-    return Speed(
-        prefill_tokens=length,
-        prefill_tokens_per_second=length / statistics.median(prefills),
-        decode_tokens=config.decode_tokens,
-        decode_tokens_per_second=config.decode_tokens / statistics.median(decodes),
-        threads=torch.get_num_threads(),
-    )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _decode_seconds(model: HybridLM, prompt: torch.Tensor, tokens: int) -> float:
-    """Seconds of `tokens` single steps after the prompt; the prompt's own time does not count."""
-    cache = model.new_cache()
-    following = prefill(model, prompt, cache).argmax(dim=-1, keepdim=True)
-    started = time.perf_counter()
-    for _ in range(tokens):
-        following = prefill(model, following, cache).argmax(dim=-1, keepdim=True)
-    return time.perf_counter() - started
