@@ -11,6 +11,7 @@ from itertools import groupby
 from infra.artifacts import StageContext
 from model.sizing import cache_size
 from tasks.evaluation.baselines import measure_baselines
+from tasks.evaluation.benchmarks.stage_tasks import benchmark_tasks
 from tasks.evaluation.config import EvaluationConfig
 from tasks.evaluation.context_limits import (
     MeasuredLength,
@@ -49,6 +50,7 @@ class Measures:
             "context_limits": self.context_limits,
             "samples": self.samples,
             "baselines": self.baselines,
+            **benchmark_tasks(self._context, self._config.benchmarks, lambda: self._inputs.interface),
         }
 
     @cached_property

@@ -6,6 +6,9 @@ import pytest
 from small_artifacts import small_artifacts
 
 from infra.artifacts import Artifact, ArtifactStore
+from tests.tasks.evaluation.trained_model import data_directory, trained
+
+__all__ = ["data_directory", "trained"]
 
 
 @pytest.fixture

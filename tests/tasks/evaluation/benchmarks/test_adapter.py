@@ -12,7 +12,7 @@ from tasks.evaluation.benchmarks.adapter import InterfaceLM
 from tasks.evaluation.benchmarks.data import read_data, shots_of
 from tasks.evaluation.benchmarks.harness import build_tasks, run_tasks
 from tasks.evaluation.benchmarks.journal import Journal
-from tests.tasks.evaluation.benchmarks.conftest import SHARED, Trained
+from tests.tasks.evaluation.trained_model import SHARED, Trained
 
 HARNESS = [name for name in BenchmarkName if name is not BenchmarkName.HUMANEVAL]
 

@@ -19,7 +19,7 @@ from tasks.evaluation.benchmarks.running import BenchmarkRun, run_benchmark
 from tasks.evaluation.code_execution import sandbox_problem
 from tasks.evaluation.items import ItemScores
 from tasks.evaluation.task_result import TaskResult
-from tests.tasks.evaluation.benchmarks.conftest import ROWS, Trained
+from tests.tasks.evaluation.trained_model import ROWS, Trained
 
 
 def _run(trained: Trained, config: BenchmarksConfig, name: BenchmarkName, **kwargs: object) -> BenchmarkRun:

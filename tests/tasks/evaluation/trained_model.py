@@ -16,7 +16,7 @@ from model.exports.hugging_face import save_hugging_face
 from model.interface import ModelInterface, open_model
 
 SEPARATOR = "<|endoftext|>"
-SHARED = Path(__file__).resolve().parents[5] / "shared" / "eval-data"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "eval-data"
 
 ROWS = {
     "mmlu/test": [
