@@ -85,6 +85,7 @@ def _draw_trade(axes: Axes, rows: Sequence[Row], key: str, better: int) -> None:
             textcoords="offset points", fontsize=8, color=INK, ha="right", va="top",
         )  # fmt: skip
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.margins(x=0.14, y=0.14)
     axes.set_xlim(left=0)
     _style(axes, "both")

@@ -107,7 +107,7 @@ def ruin_onnx(files: list[Path]) -> None:
     directory = files[0].parent
     path = directory / WEIGHTS_FILE
     graph = onnx.load(str(directory / "chunk.onnx"), load_external_data=False).graph
-    (matrix,) = (one for one in graph.initializer if one.name.startswith("layers.0.mlp.down_proj.weight_quantized"))
+    (matrix,) = (one for one in graph.initializer if one.name == "model.layers.0.down_proj.weight_quantized")
     place = {entry.key: entry.value for entry in matrix.external_data}
     content = bytearray(path.read_bytes())
     start, length = int(place["offset"]), int(place["length"])
