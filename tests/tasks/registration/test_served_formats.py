@@ -29,7 +29,8 @@ mlflow.set_tracking_uri(sys.argv[2])
 for name in sys.argv[3:]:
     model = mlflow.pyfunc.load_model(f"models:/tiny-{name}@champion")
     answers = model.predict(["Once upon a time", "abc"], params={"maximum_new_tokens": 5})
-    assert len(answers) == 2 and all(isinstance(answer, str) and answer for answer in answers), answers
+    # A model of random weights may end at once, but not after every prompt.
+    assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers) and any(answers), answers
     assert model.predict(["abc"], params={"maximum_new_tokens": 5}) == answers[1:]
     code = pathlib.Path(sys.modules["model"].__file__)
     assert repository not in code.parents, code
