@@ -41,6 +41,7 @@ class ContextLimitsConfig(BaseModel):
     scored_tokens: int = Field(
         default=128, ge=1, description="last tokens of each window, predicted from a shorter or longer context"
     )
+    samples_per_cell: int = Field(default=4, ge=1, description="needles for each length and each of needle.depths")
     tolerance: float = Field(
         default=0.05, ge=0, description="share by which perplexity may be above that at the training context"
     )

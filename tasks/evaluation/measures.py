@@ -12,7 +12,7 @@ from infra.artifacts import StageContext
 from model.sizing import cache_size
 from tasks.evaluation.baselines import measure_baselines
 from tasks.evaluation.benchmarks.stage_tasks import benchmark_tasks
-from tasks.evaluation.config import EvaluationConfig
+from tasks.evaluation.config import EvaluationConfig, NeedleConfig
 from tasks.evaluation.context_limits import (
     MeasuredLength,
     PlannedLength,
@@ -105,7 +105,7 @@ class Measures:
         answers = []
         for length in config.needle_lengths:
             self._context.report(0.4, f"needle recall at {length} tokens", None)
-            if questions := self._questions(length):
+            if questions := self._questions(config.needle, length):
                 answers.append(answer(self._scorer, config.needle, questions))
         cells = [cell for one in answers for cell in one.cells()]
         chance = 1 / config.needle.candidates
@@ -170,18 +170,22 @@ class Measures:
         }
         return TaskResult(figures=figures, metrics=metrics, statistics={"baselines": figures})
 
-    def _questions(self, length: int) -> list[NeedleQuestion]:
+    @cached_property
+    def _limits_needle(self) -> NeedleConfig:
+        return self._config.needle.model_copy(update={"samples_per_cell": self._config.context_limits.samples_per_cell})
+
+    def _questions(self, needle: NeedleConfig, length: int) -> list[NeedleQuestion]:
         config, inputs = self._config, self._inputs
         reach = max(length, config.context_tokens)
-        text = inputs.validation.tokens[: 50 * reach * config.needle.samples_per_cell]
-        return list(make_questions(config.needle, [length], text, inputs.separator, inputs.encode, config.seed))
+        text = inputs.validation.tokens[: 50 * reach * needle.samples_per_cell]
+        return list(make_questions(needle, [length], text, inputs.separator, inputs.encode, config.seed))
 
     def _planned(self, trained: int) -> list[PlannedLength]:
         config, inputs = self._config, self._inputs
         held_out = inputs.validation
         return plan_lengths(
             config.context_limits,
-            config.needle,
+            self._limits_needle,
             trained,
             inputs.interface.info().maximum_context,
             len(held_out.tokens) + len(held_out.lengths),
@@ -197,9 +201,9 @@ class Measures:
         finished = context.shards.statistics(name)
         if finished is None:
             context.report(0.5, f"context of {planned.tokens:,} tokens ({planned.name})", None)
-            started, memory = time.monotonic(), PeakMemory()
+            started, memory, needle = time.monotonic(), PeakMemory(), self._limits_needle
             found = measure_length(
-                self._scorer, planned.tokens, targets, self._config.needle, self._questions(planned.tokens)
+                self._scorer, planned.tokens, targets, needle, self._questions(needle, planned.tokens)
             )
             timings = {"seconds": time.monotonic() - started, "peak_rss_bytes": memory.peak_bytes()}
             finished = {"measured": asdict(found), "timings": timings}
