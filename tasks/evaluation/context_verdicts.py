@@ -93,6 +93,12 @@ def claimed_context(rows: Sequence[Mapping[str, Any]]) -> int | None:
     return claimed
 
 
+def claim_basis(reference: MeasuredLength | None, chance: float) -> str:
+    """What a claim can rest on: recall shows nothing beyond the training context where it is at chance within."""
+    note = "; 1× was not measured" if reference is None else _recall_note(reference, chance, " at 1×")
+    return f"perplexity alone{note}" if note else "perplexity and recall"
+
+
 def _row(
     planned: PlannedLength,
     found: MeasuredLength,

@@ -22,7 +22,7 @@ from tasks.evaluation.context_limits import (
     plan_lengths,
     trained_context,
 )
-from tasks.evaluation.context_verdicts import claimed_context, rows_of
+from tasks.evaluation.context_verdicts import claim_basis, claimed_context, rows_of
 from tasks.evaluation.held_out import Corpus, choose_documents
 from tasks.evaluation.inputs import EvaluationInputs, open_inputs
 from tasks.evaluation.memory import PeakMemory
@@ -136,6 +136,7 @@ class Measures:
             measured[one.tokens], timings[str(one.tokens)] = self._length(one, targets)
         rows = rows_of(planned, measured, targets.kind if targets else "", chance, config.tolerance)
         claimed = claimed_context(rows)
+        claim = {"claimed_context": claimed, "claimed_context_basis": claim_basis(measured.get(trained), chance)}
         metrics = {
             f"eval/context/{row['length']}/{key}": float(row[key])
             for row in rows
@@ -146,11 +147,11 @@ class Measures:
             metrics["eval/claimed_context"] = float(claimed)
         cells = [asdict(cell) for one in measured.values() for cell in one.cells]
         return TaskResult(
-            figures={"trained_tokens": trained, "claimed_context": claimed, "rows": rows, "cells": cells},
+            figures={"trained_tokens": trained, "rows": rows, "cells": cells, **claim},
             timings=timings,
             metrics=metrics,
             tables={"context limits": rows, "memory by context": self._memory_rows(timings)},
-            statistics={"trained_context": trained, "claimed_context": claimed},
+            statistics={"trained_context": trained, **claim},
         )
 
     def samples(self) -> TaskResult:

@@ -22,7 +22,7 @@ from tasks.evaluation.context_limits import (
     tokens_to_read,
     trained_context,
 )
-from tasks.evaluation.context_verdicts import claimed_context, paired_difference, rows_of, share_difference
+from tasks.evaluation.context_verdicts import claim_basis, claimed_context, paired_difference, rows_of, share_difference
 from tasks.evaluation.held_out import Corpus
 from tasks.evaluation.language_model import FloatArray, IntArray
 from tasks.evaluation.needle import Cell
@@ -150,6 +150,8 @@ def test_what_cannot_be_told_is_not_shown_and_nothing_beyond_is_claimed() -> Non
     assert [row["verdict"] for row in rows] == ["holds", "not shown", "holds"]
     assert claimed_context(rows) == 100
     assert "not above chance (10%)" in rows[2]["reason"]
+    assert claim_basis(measured_lengths[100], 0.1).startswith("perplexity alone; recall at 1× is not above chance")
+    assert claim_basis(MeasuredLength(100, [], [Cell(100, 0.5, 40, 36, 0.0)]), 0.1) == "perplexity and recall"
     without_reference = rows_of(planned, {400: measured_lengths[400]}, JOINED_DOCUMENTS, 0.1, 0.05)
     assert without_reference[2]["verdict"] == "not shown"
     assert claimed_context(without_reference) is None
