@@ -117,9 +117,9 @@ def _row(
     if reference is not None:
         change = paired_difference(found.window_losses, reference.window_losses)
         row |= {
-            "perplexity_change": _growth(change.value),
-            "perplexity_change_low": _growth(change.low),
-            "perplexity_change_high": _growth(change.high),
+            "perplexity_change_percent": 100 * _growth(change.value),
+            "perplexity_change_low_percent": 100 * _growth(change.low),
+            "perplexity_change_high_percent": 100 * _growth(change.high),
         }
     if found.cells:
         recall = pool(found.cells)

@@ -106,8 +106,8 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     losses = [row["loss"] for row in rows]
     axes.plot([row["length"] for row in rows], losses, marker="o", color=KEPT)
     for row in rows:
-        change = row.get("perplexity_change")
-        told = f"{row['loss']:.3f}" + (f"\nperplexity {change:+.1%}" if change else "")
+        change = row.get("perplexity_change_percent")
+        told = f"{row['loss']:.3f}" + (f"\nperplexity {change:+.1f}%" if change else "")
         axes.annotate(
             told, (row["length"], row["loss"]), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8,
             color=INK,

@@ -127,9 +127,9 @@ def test_a_model_that_breaks_beyond_a_length_is_found_out() -> None:
     rows = verdicts(Fading(limit=200), recall={100: 36, 200: 36, 400: 36})
     assert [row["verdict"] for row in rows] == ["holds", "holds", "degrades", "not run"]
     assert claimed_context(rows) == 200
-    assert rows[1]["perplexity_change"] == pytest.approx(0)
+    assert rows[1]["perplexity_change_percent"] == pytest.approx(0)
     # The last 4 tokens see 396 to 399 tokens, 197.5 more than the limit.
-    assert rows[2]["perplexity_change"] == pytest.approx(math.expm1(0.01 * 197.5))
+    assert rows[2]["perplexity_change_percent"] == pytest.approx(100 * math.expm1(0.01 * 197.5))
     assert rows[3]["reason"] == "8× = 800 tokens is too long"
 
 
