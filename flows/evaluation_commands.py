@@ -148,7 +148,7 @@ def _directory_names(models: Sequence[str]) -> list[str]:
 
 
 def _show(found: Sequence[Evaluated]) -> None:
-    from tasks.evaluation.benchmarks import BENCHMARKS, Status
+    from tasks.evaluation.benchmarks import BENCHMARKS
 
     table = Table("benchmark", "metric", "GPT-3", "target", box=None)
     for one in found:
@@ -176,20 +176,28 @@ def _show(found: Sequence[Evaluated]) -> None:
         for name, value in one.metrics.items():
             if name.startswith(("eval/prefill", "eval/decode", "eval/peak", "eval/needle")):
                 console.print(f"  {name.removeprefix('eval/').replace('_', ' ')}: {value:,.4g}")
-        for result in one.benchmarks:
-            if result.status is not Status.MEASURED:
-                console.print(f"  {BENCHMARKS[result.name].title}: {result.status}: {escape(result.reason)}",  # type: ignore[index]
-                              style="dim")  # fmt: skip
-        for name, reason in one.not_run.items():
-            console.print(f"  {name}: not run: {escape(reason)}", style="dim")
+        for reason, names in _left_out(one).items():
+            console.print(f"  {', '.join(names)}: {escape(reason)}", style="dim")
         console.print(f"  {escape(str(one.directory))}")
     for other in found[1:]:
         _compare(found[0], other)
 
 
+def _left_out(one: Evaluated) -> dict[str, list[str]]:
+    """What has no figure, by its reason."""
+    from tasks.evaluation.benchmarks import BENCHMARKS, BenchmarkName, Status
+
+    named = [(result.reason, BENCHMARKS[BenchmarkName(result.name)].title, result.status) for result in one.benchmarks]
+    found: dict[str, list[str]] = {}
+    for reason, title, status in [*named, *((reason, name, Status.NOT_RUN) for name, reason in one.not_run.items())]:
+        if status is not Status.MEASURED:
+            found.setdefault(f"{status}: {reason}", []).append(title)
+    return found
+
+
 def _compare(first: Evaluated, other: Evaluated) -> None:
     """What is shown to differ between two models, item by item."""
-    from flows.registry_commands import _show_comparison as show_comparison
+    from flows.registry_commands import show_comparison
     from tasks.evaluation.items import ITEMS_FILE, read_items
     from tasks.registration.comparison import compare
     from tasks.registration.comparison_report import PAGE, write_comparison

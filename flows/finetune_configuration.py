@@ -214,7 +214,11 @@ def _merged_stages(config: MergedConfig) -> list[PlannedStage]:
             registration.STAGE,
             config.registration,
             {**inputs, "quantized": "quantization"},
-            partial(ensure_registered_afterwards, copy_limit_megabytes=limit),
+            partial(
+                ensure_registered_afterwards,
+                copy_limit_megabytes=limit,
+                promotion=config.registration.promotion,
+            ),
         ),
     ]
 

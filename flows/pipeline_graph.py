@@ -75,7 +75,11 @@ def build_graph(config: PipelineConfig) -> list[PlannedStage]:
             registration.STAGE,
             config.registration,
             {**measured, "evaluation": "evaluation", "quantized": "quantization"},
-            partial(ensure_registered_afterwards, copy_limit_megabytes=config.registration.copy_limit_megabytes),
+            partial(
+                ensure_registered_afterwards,
+                copy_limit_megabytes=config.registration.copy_limit_megabytes,
+                promotion=config.registration.promotion,
+            ),
         ),
     ]
     return nodes

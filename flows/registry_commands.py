@@ -71,7 +71,7 @@ def promote(
         if rows:
             console.print(_rows_table("Gates", rows))
         if refusal.comparison is not None:
-            _show_comparison(refusal.comparison)
+            show_comparison(refusal.comparison)
         raise
     _say(f"{promoted.name} version {promoted.version} is champion. {promoted.note}")
 
@@ -100,7 +100,7 @@ def compare(
     client = open_registry(_tracking_uri())
     first, second = (get_version(client, name, which) for which in (candidate, champion))
     evidence = gather(client, first, second)
-    _show_comparison(evidence.comparison)
+    show_comparison(evidence.comparison)
     home = _home() / "comparisons" / f"{name}-{first.version}-against-{second.version}"
     directory = output or home
     directory.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,8 @@ def _versions_table(name: str, found: list[Any], aliases: dict[str, Any]) -> Tab
     return table
 
 
-def _show_comparison(comparison: Comparison) -> None:
+def show_comparison(comparison: Comparison) -> None:
+    """The table of two models, item by item."""
     from tasks.registration.comparison_report import comparison_rows, uncompared_rows
 
     if comparison.metrics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -14,5 +14,5 @@ def untraced(function: _Function) -> _Function:
     """`function`, left out of compiled graphs: its backward is written by hand and its loops over chunks are long,
     so that tracing them would take minutes and gain nothing.
     """
-    wrapped: _Function = torch.compiler.disable(function)
-    return wrapped
+    # As `torch.compiler.disable`, which loads the compiler, a second of every process's start, when it decorates.
+    return cast("_Function", torch._disable_dynamo(function))

@@ -9,7 +9,7 @@ continuations are read once, prompts in batches of like length, and every batch'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from infra.errors import PipelineError
 from model.interface import Continuation, GenerationSettings, ModelInterface
-from tasks.evaluation.benchmarks.journal import Journal
+from tasks.evaluation.benchmarks.journal import Journal, Report
 
 #: Tokens of one journaled batch of likelihoods, and prompts of one of generations: what a kill can cost.
 BATCH_TOKENS = 16_384
 BATCH_PROMPTS = 32
 DEFAULT_NEW_TOKENS = 256
 
-#: `report(done, all)` items of one kind of request.
-Report = Callable[[int, int], None]
 Pair = tuple[list[int], list[int]]
 
 

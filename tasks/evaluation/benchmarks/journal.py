@@ -13,6 +13,9 @@ import xxhash
 from infra.storage.checksum import checksum_bytes
 from infra.storage.local import explained_write_errors
 
+#: `report(done, all)` items of one kind of request.
+Report = Callable[[int, int], None]
+
 
 class Journal:
     """An append-only file of answers by the batch they belong to; one process writes at a time.

@@ -7,23 +7,26 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from infra.errors import ConfigurationError
 from model.interface import ModelInterface
-from tasks.evaluation.benchmarks.adapter import InterfaceLM, Report
 from tasks.evaluation.benchmarks.catalog import BENCHMARKS, Benchmark, BenchmarkName
 from tasks.evaluation.benchmarks.config import BenchmarksConfig
 from tasks.evaluation.benchmarks.data import BenchmarkData, DataUnavailable, read_data, shots_of
-from tasks.evaluation.benchmarks.journal import Journal
+from tasks.evaluation.benchmarks.journal import Journal, Report
 from tasks.evaluation.benchmarks.results import BenchmarkResult, Measured, Status, measured_ratio, metric_values
 from tasks.evaluation.items import ItemScores, item_key
 from tasks.evaluation.task_result import TaskResult
 
+if TYPE_CHECKING:
+    from tasks.evaluation.benchmarks.adapter import InterfaceLM
+
 _log = logging.getLogger(__name__)
 _PROGRAMS_AT_ONCE = 32
+NOT_ASKED_FOR = "not among the benchmarks asked for"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def run_benchmark(
     reason = _why_not(config, benchmark)
     if reason:
         return _not_run(name, reason)
+    # The harness takes seconds to import, and only runs that use it should wait for it.
+    from tasks.evaluation.benchmarks.adapter import InterfaceLM
+
     watched = _Watched(report)
     try:
         data = read_data(config, benchmark)
@@ -90,7 +96,7 @@ class _Watched:
 
 def _why_not(config: BenchmarksConfig, benchmark: Benchmark) -> str:
     if benchmark.name not in config.tasks:
-        return "not asked for (evaluation.benchmarks.tasks)"
+        return NOT_ASKED_FOR
     if benchmark.name is not BenchmarkName.HUMANEVAL:
         return ""
     if not config.run_generated_code:
@@ -104,7 +110,6 @@ def _why_not(config: BenchmarksConfig, benchmark: Benchmark) -> str:
 def _measure(
     model: InterfaceLM, config: BenchmarksConfig, benchmark: Benchmark, data: BenchmarkData, journal: Journal
 ) -> BenchmarkRun:
-    # The harness takes seconds to import, and only runs that use it should wait for it.
     from tasks.evaluation.benchmarks.harness import build_tasks, item_text, run_tasks
 
     shots = shots_of(config, benchmark)

@@ -82,7 +82,7 @@ def test_what_is_missing_is_named(trained: Trained, tmp_path: Path, data_directo
     for config, name, reason in (
         (nowhere, BenchmarkName.PIQA, "piqa/validation.jsonl' is not there, and evaluation.benchmarks.hub is not set"),
         (nowhere.model_copy(update={"hub": True}), BenchmarkName.PIQA, "HF_HUB_OFFLINE keeps this machine"),
-        (nowhere.model_copy(update={"tasks": ()}), BenchmarkName.PIQA, "not asked for"),
+        (nowhere.model_copy(update={"tasks": ()}), BenchmarkName.PIQA, "not among the benchmarks"),
     ):
         result = _run(trained, config, name).result
         assert result.status is Status.NOT_RUN and reason in result.reason and result.metrics is None
