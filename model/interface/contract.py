@@ -198,8 +198,17 @@ class ModelInterface(ABC):
 
     def score_continuations(self, continuations: Sequence[Continuation]) -> list[ContinuationScore]:
         """How likely each continuation is after its context; equal contexts are read once where that is possible."""
-        last: dict[tuple[int, ...], FloatArray] = {}
-        return [self._score_continuation(one, last) for one in continuations]
+        by_context: dict[tuple[int, ...], list[int]] = {}
+        for place, one in enumerate(continuations):
+            if not one.context or not one.tokens:
+                raise GenerationError("a continuation and its context must have at least one token each")
+            by_context.setdefault(tuple(one.context), []).append(place)
+        scores: dict[int, ContinuationScore] = {}
+        for context, places in by_context.items():
+            rows = [list(continuations[place].tokens) for place in places]
+            for place, row, logits in zip(places, rows, self._logits_after(context, rows), strict=True):
+                scores[place] = _continuation_score(row, log_softmax(logits))
+        return [scores[place] for place in range(len(continuations))]
 
     @abstractmethod
     def info(self) -> ModelInfo:
@@ -218,18 +227,23 @@ class ModelInterface(ABC):
             read += len(piece)
         return np.concatenate(scores)
 
-    def _score_continuation(self, one: Continuation, last: dict[tuple[int, ...], FloatArray]) -> ContinuationScore:
-        """`last` keeps what follows the context before this one, so that choices of one token cost one reading."""
-        context, tokens = tuple(one.context), list(one.tokens)
-        if len(tokens) == 1 and context in last:
-            table = last[context]
-        else:
-            row = [*context, *tokens[:-1]]
-            table = log_softmax(np.concatenate(list(self.logits(row)))[len(context) - 1 :])
-            last.clear()
-            last[context] = table[:1]
-        chosen = table[np.arange(len(tokens)), tokens]
-        return ContinuationScore(float(chosen.sum()), bool((table.argmax(axis=1) == tokens).all()))
+    def _logits_after(self, context: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[npt.NDArray[np.float32]]:
+        """What predicts each row's tokens after the context, each [tokens, vocabulary].
+
+        Here the context is read again for every row of several tokens; runtimes that can copy what they remember
+        read it once.
+        """
+        first: npt.NDArray[np.float32] | None = None
+        for row in rows:
+            if len(row) > 1 or first is None:
+                logits = np.concatenate(list(self.logits([*context, *row[:-1]])))[len(context) - 1 :]
+                first = logits[:1]
+            yield logits if len(row) > 1 else first
+
+
+def _continuation_score(tokens: Sequence[int], table: FloatArray) -> ContinuationScore:
+    chosen = table[np.arange(len(tokens)), tokens]
+    return ContinuationScore(float(chosen.sum()), bool((table.argmax(axis=1) == tokens).all()))
 
 
 def log_softmax(logits: npt.NDArray[np.floating]) -> FloatArray:

@@ -170,6 +170,18 @@ class LlamaInterface(ModelInterface):
         with self.model.session(len(tokens)) as session:
             yield from session.read_all(tokens)
 
+    def _logits_after(self, context: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[npt.NDArray[np.float32]]:
+        """The context is read once; each row goes on from what was remembered of it."""
+        with self.model.session(len(context) + max(map(len, rows)) - 1) as session:
+            first = session.read(context)[None]
+            remembered = session.remember() if max(map(len, rows)) > 1 else b""
+            for row in rows:
+                if len(row) == 1:
+                    yield first
+                else:
+                    session.return_to(remembered)
+                    yield np.concatenate([first, *session.read_all(row[:-1])])
+
     def info(self) -> ModelInfo:
         """Format, size and shape; a file of another tool names its architecture as every layer's kind."""
         model, config = self.model, self._config

@@ -103,6 +103,20 @@ class OnnxRuntimeModel(ModelInterface):
             inputs = np.array([tokens[start : start + _SCORED_TOKENS]])
             yield self.runtime.read(inputs, state, logits_for="all")[0]
 
+    def _logits_after(self, context: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[npt.NDArray[np.float32]]:
+        """The context is read once; a copy of its state goes on with each row."""
+        self._check_length(len(context) + max(map(len, rows)) - 1, "a row of")
+        state = self.runtime.new_state(1)
+        for start in range(0, len(context), _SCORED_TOKENS):
+            first = self.runtime.read(np.array([context[start : start + _SCORED_TOKENS]]), state)[0]
+        for row in rows:
+            if len(row) == 1:
+                yield first
+            else:
+                going_on = self.runtime.select(state, [0])
+                rest = self.runtime.read(np.array([row[:-1]]), going_on, logits_for="all")[0]
+                yield np.concatenate([first, rest])
+
     def info(self) -> ModelInfo:
         """Format, size and shape."""
         description = self.runtime.description

@@ -283,6 +283,18 @@ class LlamaSession:
         """Forget the sequence."""
         self._functions.llama_memory_clear(self._functions.llama_get_memory(self._handle), True)
 
+    def remember(self) -> bytes:
+        """A copy of the sequence so far: keys, values, states."""
+        buffer = ctypes.create_string_buffer(self.memory_bytes())
+        written = self._functions.llama_state_seq_get_data(self._handle, buffer, len(buffer), 0)
+        return buffer.raw[:written]
+
+    def return_to(self, remembered: bytes) -> None:
+        """Go back to what `remember` copied in a session of this model. Raises GenerationError for other bytes."""
+        self.restart()
+        if not self._functions.llama_state_seq_set_data(self._handle, remembered, len(remembered), 0):
+            raise GenerationError("llama.cpp does not take the remembered sequence back: it is of another model")
+
     def memory_bytes(self) -> int:
         """Bytes that the sequence so far needs: keys, values, states."""
         return int(self._functions.llama_state_seq_get_size(self._handle, 0))

@@ -163,6 +163,8 @@ FUNCTIONS: Signatures = {
     "llama_get_memory": (_POINTER, (_POINTER,)),
     "llama_memory_clear": (None, (_POINTER, c_bool)),
     "llama_state_seq_get_size": (c_size_t, (_POINTER, c_int32)),
+    "llama_state_seq_get_data": (c_size_t, (_POINTER, c_char_p, c_size_t, c_int32)),
+    "llama_state_seq_set_data": (c_size_t, (_POINTER, c_char_p, c_size_t, c_int32)),
     "llama_decode": (c_int32, (_POINTER, Batch)),
     "llama_get_logits": (ctypes.POINTER(c_float), (_POINTER,)),
     "llama_vocab_type": (c_int32, (_POINTER,)),

@@ -29,7 +29,7 @@ from model.exports.onnx import METADATA_FILE, WEIGHTS_FILE, describe, save_onnx,
 from model.exports.onnx.graphs import CHUNK_TOKENS, ChunkGraph, GraphModel, StepGraph
 from model.exports.onnx.runtime import STEPPED_TOKENS, OnnxRuntime
 from model.exports.onnx.writer import check_shapes
-from model.interface import GenerationSettings, ModelFormat, ModelInterface, open_model
+from model.interface import Continuation, GenerationSettings, ModelFormat, ModelInterface, open_model
 from tests.model.interface.conftest import byte_tokenizer
 from tests.support.trained_models import FAMILIES, small_config, text, trained_model
 
@@ -336,6 +336,15 @@ def test_texts_and_scores_are_the_models(export: Callable[[str], Exported], tmp_
     for found, expected in zip(ours.score([*texts, ""]), theirs.score([*texts, ""]), strict=True):
         assert found.tokens == expected.tokens
         assert found.log_likelihoods == pytest.approx(expected.log_likelihoods, abs=1e-3)
+
+
+def test_contexts_are_read_once(opened: ModelInterface) -> None:
+    context = [0, *opened.encode("the quick brown fox")]
+    asked = [Continuation(context, choice) for choice in ([9, 8, 7], [4], [9, 8], [3])]
+    for one, score in zip(asked, opened.score_continuations(asked), strict=True):
+        (scores,) = opened.score_tokens([[*one.context, *one.tokens]])
+        # Int8 rounds what is read together with one range: a step apart.
+        assert score.log_likelihood == pytest.approx(scores[-len(one.tokens) :].sum(), rel=0.03, abs=0.01)
 
 
 def test_requests_it_cannot_serve(opened: ModelInterface) -> None:

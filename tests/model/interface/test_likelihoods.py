@@ -55,6 +55,16 @@ def test_shared_contexts_change_no_score(
         assert score.log_likelihood == pytest.approx(scores[-len(one.tokens) :].sum(), abs=1e-3)
 
 
+def test_contexts_are_read_once_in_every_runtime(model: ModelInterface) -> None:
+    """Choices of one and of several tokens, in any order, score as whole rows do."""
+    contexts = [[0, *model.encode("the quick brown fox " * 4)], [5, 6, 7]]
+    choices = [[9, 8, 7], [4], [9, 8], [9, 8, 7, 6, 5], [3]]
+    asked = [Continuation(context, choice) for choice in choices for context in contexts]
+    for one, score in zip(asked, model.score_continuations(asked), strict=True):
+        (scores,) = model.score_tokens([[*one.context, *one.tokens]])
+        assert score.log_likelihood == pytest.approx(scores[-len(one.tokens) :].sum(), abs=2e-2)
+
+
 def test_what_the_model_would_write_is_greedy(model: ModelInterface) -> None:
     context = [0, *model.encode("the quick brown")]
     rows = np.concatenate(list(model.logits(context)))
