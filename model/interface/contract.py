@@ -156,6 +156,10 @@ class ModelInterface(ABC):
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special; no separator is added."""
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text; tokenizers that have threads use them."""
+        return [self.encode(text) for text in texts]
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special ones left out."""

@@ -95,7 +95,7 @@ class QuantizationConfig(StageConfig):
         description="held-out tokens on which each format is compared with the original, at most",
     )
     needle: NeedleConfig = Field(
-        default=NeedleConfig(lengths=(256,), depths=(0.0, 0.5, 1.0), samples_per_cell=2),
+        default=NeedleConfig(lengths=(256, 512), depths=(0.0, 0.5, 1.0), samples_per_cell=4),
         description="needle recall of each format; lengths above context_tokens are left out. llama.cpp and "
         "onnxruntime read a context again for each candidate, so more of it takes long there",
     )

@@ -229,9 +229,10 @@ def _recall(stage: StageSummary) -> HeatMap | None:
     lengths = sorted({length for length, _ in cells})
     depths = sorted({depth for _, depth in cells})
     grid = [(f"{depth:.0%}", [cells.get((length, depth)) for length in lengths]) for depth in depths]
-    samples = rows[0].get("samples")
+    samples = sorted({row["samples"] for row in rows if row.get("samples")})
     chance = manifest.metrics.get("eval/needle/chance")
-    notes = [f"{samples} needles a cell" if samples else "", f"guessing gives {percent(chance)}" if chance else ""]
+    asked = " to ".join(str(samples[place]) for place in sorted({0, len(samples) - 1})) if samples else ""
+    notes = [f"{asked} needles a cell" if asked else "", f"guessing gives {percent(chance)}" if chance else ""]
     return HeatMap(
         "Needle recall", "depth", "context in tokens", [number(length) for length in lengths], grid,
         "; ".join(note for note in notes if note),

@@ -49,6 +49,7 @@ class InterfaceLM(TemplateLM):
         self._journal = journal if journal is not None else Journal(None)
         self._opening = [model.separator] if open_documents else []
         self._report = report
+        self._encoded: dict[str, list[int]] = {}
         self.max_length = model.info().maximum_context
 
     @property
@@ -59,11 +60,17 @@ class InterfaceLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Ids of a text; with the separator before them, if documents are to be opened."""
         opening = [] if add_special_tokens is False else self._opening
-        return [*opening, *self.model.encode(string)]
+        known = self._encoded.get(string)
+        return [*opening, *(self.model.encode(string) if known is None else known)]
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As the harness's, without its own progress bar."""
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        """As the harness's, without its own progress bar, and with every text encoded once, all of them together."""
+        texts = {text for request in requests for text in _texts_of(*request.args)}
+        self._encoded = dict(zip(texts, self.model.encode_batch(list(texts)), strict=True))
+        try:
+            found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._encoded = {}
         return found
 
     def _loglikelihood_tokens(
@@ -151,6 +158,11 @@ class InterfaceLM(TemplateLM):
         prompts = [tokens or [self.model.separator] for tokens, _, _ in batch]
         settings = [GenerationSettings(maximum_new_tokens=limit, stop_texts=tuple(stops)) for _, stops, limit in batch]
         return [completion.text for completion in self.model.generate(prompts, settings)]
+
+
+def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
+    """What the harness encodes of a request: the whole, and the context without the spaces at its end."""
+    return (context + continuation, context.rstrip()) if context else (continuation,)
 
 
 def _batches(keys: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterator[list[Any]]:
