@@ -32,6 +32,7 @@ from tasks.evaluation.samples import write_samples
 from tasks.evaluation.scoring import InterfaceScorer
 from tasks.evaluation.speed import measure_speed
 from tasks.evaluation.task_result import Figures, TaskResult
+from tasks.evaluation.wikitext import measure_wikitext
 
 
 class Measures:
@@ -48,6 +49,7 @@ class Measures:
             "perplexity": self.perplexity,
             "needle": self.needle,
             "context_limits": self.context_limits,
+            "wikitext": self.wikitext,
             "samples": self.samples,
             "baselines": self.baselines,
             **benchmark_tasks(self._context, self._config.benchmarks, lambda: self._inputs.interface),
@@ -152,6 +154,13 @@ class Measures:
             metrics=metrics,
             tables={"context limits": rows, "memory by context": self._memory_rows(timings)},
             statistics={"trained_context": trained, **claim},
+        )
+
+    def wikitext(self) -> TaskResult:
+        """WikiText-2 by position, where its data is."""
+        config = self._config
+        return measure_wikitext(
+            self._inputs.interface, config.benchmarks, config.context_tokens, config.held_out_tokens
         )
 
     def samples(self) -> TaskResult:

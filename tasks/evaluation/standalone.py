@@ -27,7 +27,7 @@ from infra.storage.checksum import checksum_file
 from infra.storage.local import LocalStorage, atomic_file
 from model.interface import ModelInterface, open_model
 from tasks.evaluation.benchmarks import BENCHMARKS, BenchmarkName, BenchmarkResult, BenchmarksConfig, Status, table_rows
-from tasks.evaluation.benchmarks.data import DataUnavailable, read_data, resolve_benchmarks
+from tasks.evaluation.benchmarks.data import DataUnavailable, resolve_benchmarks
 from tasks.evaluation.benchmarks.journal import Journal
 from tasks.evaluation.benchmarks.results import metric_values
 from tasks.evaluation.benchmarks.running import run_benchmark
@@ -39,7 +39,7 @@ from tasks.evaluation.plots import plot_positions, plot_recall
 from tasks.evaluation.scoring import InterfaceScorer
 from tasks.evaluation.speed import measure_speed
 from tasks.evaluation.task_result import Figures, TaskResult
-from tasks.evaluation.text_perplexity import measure_text_perplexity
+from tasks.evaluation.wikitext import measure_wikitext, wikitext_pages
 
 RESULTS_FILE, TIMINGS_FILE = "results.json", "timings.json"
 _IDENTITY_FILE = "identity.json"
@@ -67,6 +67,7 @@ class StandaloneConfig(StageConfig):
     context_tokens: int | None = Field(
         default=None, ge=16, description="context of these; by default the model's own, at most 4,096"
     )
+    position_tokens: int = Field(default=100_000, ge=1, description="tokens of WikiText-2 scored by position, about")
     needle: NeedleConfig = Field(NeedleConfig(), description="needle recall")
     speed: SpeedConfig = Field(SpeedConfig(), description="speed")
     seed: int = Field(default=0, description="of the choice of needles")
@@ -178,14 +179,9 @@ class _Work:
             },
         )
 
-    def _texts(self) -> list[str]:
-        """WikiText's pages: real text for needles and positions. Raises DataUnavailable."""
-        data = read_data(self._config.benchmarks, BENCHMARKS[BenchmarkName.WIKITEXT])
-        return [str(row["page"]) for row in data.rows]
-
     def _needle(self) -> TaskResult:
         try:
-            texts = self._texts()
+            texts = wikitext_pages(self._config.benchmarks)
         except DataUnavailable as unavailable:
             return TaskResult(figures={"not_run": f"there is no text to hide needles in: {unavailable}"})
         model, config = self._model, self._config
@@ -209,11 +205,8 @@ class _Work:
         )
 
     def _positions(self) -> TaskResult:
-        try:
-            texts = self._texts()
-        except DataUnavailable as unavailable:
-            return TaskResult(figures={"not_run": str(unavailable)})
-        return TaskResult(figures=measure_text_perplexity(self._model, texts, self._context))
+        config = self._config
+        return measure_wikitext(self._model, config.benchmarks, self._context, config.position_tokens)
 
     def _benchmark(self, name: BenchmarkName) -> TaskResult:
         title = BENCHMARKS[name].title

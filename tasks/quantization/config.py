@@ -96,8 +96,7 @@ class QuantizationConfig(StageConfig):
     )
     needle: NeedleConfig = Field(
         default=NeedleConfig(lengths=(256, 512), depths=(0.0, 0.5, 1.0), samples_per_cell=4),
-        description="needle recall of each format; lengths above context_tokens are left out. llama.cpp and "
-        "onnxruntime read a context again for each candidate, so more of it takes long there",
+        description="needle recall of each format; lengths above context_tokens are left out",
     )
     speed: SpeedConfig = Field(default=SpeedConfig(decode_tokens=32), description="speed of each format")
     seed: int = Field(default=0, description="of the choice of documents and needles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,21 @@ def test_the_model_is_registered_with_an_alias(stack: RunningStack, finished_run
     client = MlflowClient(tracking_uri=stack.state.mlflow_url)
     version = client.get_model_version_by_alias("sam2-miniature", "candidate")
     assert version.version
+
+
+def test_the_registered_model_is_walked_back_to_its_sources(stack: RunningStack, finished_run: Finished) -> None:
+    root = finished_run[0]
+    walked = stack.command("sam2", "lineage", "sam2-miniature@candidate", "--store", str(root), "--json")
+    assert walked.returncode == 0, walked.stdout + walked.stderr
+    found = json.loads(walked.stdout)
+    kinds = [artifact["artifact"].partition("/")[0] for artifact in found["artifacts"]]
+    expected = {"raw_documents", "filtered_documents", "unique_documents", "tokens", "checkpoint", "registration"}
+    assert expected <= set(kinds) and kinds.count("checkpoint") == 3
+    assert {artifact["state"] for artifact in found["artifacts"]} == {"intact"}
+    sources = [source for artifact in found["artifacts"] for source in artifact["sources"]]
+    assert any("stdlib-docs" in source.values() for source in sources), sources
+    listed = stack.command("sam2", "versions", "sam2-miniature")
+    assert listed.returncode == 0 and "candidate" in listed.stdout, listed.stdout + listed.stderr
 
 
 def test_prefect_shows_a_table_a_stage(stack: RunningStack, finished_run: Finished) -> None:
