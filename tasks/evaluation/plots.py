@@ -127,8 +127,8 @@ def _draw_recall(axes: Axes, rows: Sequence[Mapping[str, Any]], chance: float) -
     )  # fmt: skip
     axes.axhline(chance, color=PALETTE[0], linewidth=1, linestyle="--")
     axes.annotate(
-        f"chance {chance:.0%}", (1, chance), xycoords=("axes fraction", "data"), textcoords="offset points",
-        xytext=(-2, 3), ha="right", va="bottom", fontsize=8, color=PALETTE[0],
+        f"chance {chance:.0%}", (0.25, chance), xycoords=("axes fraction", "data"), textcoords="offset points",
+        xytext=(0, 3), ha="center", va="bottom", fontsize=8, color=PALETTE[0],
     )  # fmt: skip
     axes.set_ylim(0, 1.05)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

@@ -8,12 +8,16 @@ interrupted evaluation continues with the tasks it has not finished.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infra.artifacts import Stage, StageContext, StageResult
+from infra.artifacts.shards import SCRATCH_DIRECTORY
+from infra.artifacts.stage import ProgressReporter
 from infra.storage.local import atomic_file
 from tasks.evaluation.benchmarks import Status
 from tasks.evaluation.benchmarks.stage_tasks import benchmark_table
@@ -35,12 +39,28 @@ def evaluate(context: StageContext[EvaluationConfig]) -> StageResult:
     Inputs: `checkpoint` (with `model/`) and `tokens`. Raises PipelineError for inputs that do not
     belong together.
     """
-    tasks: Mapping[str, Callable[[], TaskResult]] = {**Measures(context).tasks()}
+    progress = _Progress(context.report)
+    tasks: Mapping[str, Callable[[], TaskResult]] = Measures(replace(context, report=progress)).tasks()
     results, seconds = {}, {}
     for number, (name, task) in enumerate(tasks.items()):
-        context.report(number / len(tasks), f"evaluating: {name}", None)
+        progress.enter(number, len(tasks))
+        progress(0.0, f"evaluating: {name}", None)
         results[name], seconds[name] = _once(context, name, task)
     return _conclude(context, results, seconds)
+
+
+class _Progress:
+    """A task's own progress, told as the stage's."""
+
+    def __init__(self, report: ProgressReporter) -> None:
+        self._report = report
+        self._number, self._of = 0, 1
+
+    def enter(self, number: int, of: int) -> None:
+        self._number, self._of = number, of
+
+    def __call__(self, fraction: float, message: str, metrics: Mapping[str, float] | None) -> None:
+        self._report((self._number + fraction) / self._of, message, metrics)
 
 
 def _once(
@@ -61,6 +81,7 @@ def _conclude(
     context: StageContext[EvaluationConfig], results: dict[str, TaskResult], seconds: dict[str, float]
 ) -> StageResult:
     """Metrics, verdicts, files and plots from the tasks' results."""
+    shutil.rmtree(context.directory / SCRATCH_DIRECTORY, ignore_errors=True)
     metrics = {name: value for result in results.values() for name, value in result.metrics.items()}
     verdicts = judge(context.config.gates, metrics)
     gates, passed = [row.as_row() for row in verdicts], all_passed(verdicts)

@@ -91,8 +91,10 @@ def _context(summary: RunSummary) -> list[KeyFigure]:
     if "claimed_context" not in statistics:
         return []
     held, basis = statistics["claimed_context"], statistics.get("claimed_context_basis")
-    note = f"tokens, by {basis}" if basis else "tokens"
-    return [KeyFigure("Context that holds", number(held) if held else "none", note if held else "of the lengths tested")]
+    note = f"tokens, by {str(basis).partition(';')[0]}" if basis else "tokens"
+    return [
+        KeyFigure("Context that holds", number(held) if held else "none", note if held else "of the lengths tested")
+    ]
 
 
 def _tokens(summary: RunSummary) -> KeyFigure:

@@ -56,7 +56,7 @@ def _format_lines(summary: RunSummary) -> list[str]:
     if not rows:
         return []
     lines = ["", f"{'format':<16}{'size':>12}{'perplexity':>14}"]
-    for row in rows[:5]:
+    for row in rows[:9]:
         weight = "–" if row.size_mb is None else size(row.size_mb * 1e6)
         perplexity = "–" if row.perplexity is None else f"{row.perplexity:.3f}"
         lines.append(f"{row.name:<16}{weight:>12}{perplexity:>14}")

@@ -13,6 +13,7 @@ import yaml
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from flows import registry_commands
 from flows.command_line import app
 from infra.errors import ConfigurationError
 from infra.stack import StackNotRunning
@@ -58,7 +59,9 @@ def client(empty_database: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("SAM2_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
+    # Both, or a worker's terminal, which may be a dumb one, decides.
+    monkeypatch.setattr(registry_commands.console, "_width", 200)
+    monkeypatch.setattr(registry_commands.console, "_height", 50)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.create_experiment("sam2-registration", artifact_location=str(tmp_path / "files"))
     client.create_registered_model("tiny")

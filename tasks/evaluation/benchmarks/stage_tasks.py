@@ -39,7 +39,7 @@ def _measure(
     journal = Journal(context.directory / SCRATCH_DIRECTORY / "benchmarks" / f"{name}.jsonl")
 
     def report(done: int, of: int) -> None:
-        context.report(0.5, f"evaluating: {title}, {done:,} of {of:,} requests", None)
+        context.report(done / of, f"evaluating: {title}, {done:,} of {of:,} requests", None)
 
     run = run_benchmark(model(), config, name, journal, report)
     if run.result.reason:
