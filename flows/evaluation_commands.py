@@ -149,6 +149,7 @@ def _directory_names(models: Sequence[str]) -> list[str]:
 
 def _show(found: Sequence[Evaluated]) -> None:
     from tasks.evaluation.benchmarks import BENCHMARKS
+    from tasks.evaluation.benchmarks.results import shown
 
     table = Table("benchmark", "metric", "GPT-3", "target", box=None)
     for one in found:
@@ -160,13 +161,13 @@ def _show(found: Sequence[Evaluated]) -> None:
         for result in results:
             measured = (result.metrics or {}).get(benchmark.metric)
             cells.append(
-                f"[dim]{result.status}[/]" if measured is None else _figure(measured.value, measured.standard_error)
+                f"[dim]{result.status}[/]" if measured is None else shown(measured.value, measured.standard_error, "–")
             )
         table.add_row(
             benchmark.title,
             benchmark.metric.partition(",")[0],
-            _figure(benchmark.gpt3),
-            _figure(benchmark.target),
+            shown(benchmark.gpt3, missing="–"),
+            shown(benchmark.target, missing="–"),
             *cells,
         )
     console.print(table)
@@ -212,13 +213,6 @@ def _compare(first: Evaluated, other: Evaluated) -> None:
     directory.mkdir(exist_ok=True)
     write_comparison(directory, comparison)
     console.print(escape(str(directory / PAGE)))
-
-
-def _figure(value: float | None, error: float | None = None) -> str:
-    if value is None:
-        return "–"
-    shown = f"{100 * value:.1f}%" if value <= 1 else f"{value:,.2f}"
-    return shown if error is None else f"{shown} ± {100 * error:.1f}" if value <= 1 else f"{shown} ± {error:.2g}"
 
 
 def _as_json(one: Evaluated) -> dict[str, Any]:

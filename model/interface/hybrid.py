@@ -22,7 +22,6 @@ from model.interface.contract import (
     Health,
     ModelFormat,
     ModelInfo,
-    ModelInterface,
     Prompt,
     Settings,
     TextPiece,
@@ -32,6 +31,7 @@ from model.interface.contract import (
     text_score,
 )
 from model.interface.hybrid_scoring import score_continuations, score_rows
+from model.interface.tokenizer_text import TokenizerText
 from model.interface.written_text import WrittenText, cut
 from model.language_model import HybridLM
 from model.sizing import parameter_count
@@ -41,35 +41,16 @@ _READ_TOKENS = 2048
 _READ_LOGITS = 1 << 26
 
 
-class HybridInterface(ModelInterface):
+class HybridInterface(TokenizerText):
     """A model in this process. `separator` is the token that ends and so also opens a document."""
 
     def __init__(
         self, model: HybridLM, tokenizer: Tokenizer, separator: int, model_format: ModelFormat, file_bytes: int
     ) -> None:
+        super().__init__(tokenizer, separator)
         self.model = model
-        self.tokenizer = tokenizer
-        self._separator = separator
         self._format = model_format
         self._file_bytes = file_bytes
-
-    @property
-    def separator(self) -> int:
-        """The token that ends a document, and so also opens one."""
-        return self._separator
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text in which nothing is special."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, in the tokenizer's own threads."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special ones left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """All prompts run side by side, whatever their lengths; the answers come in the prompts' order."""
@@ -145,9 +126,6 @@ class HybridInterface(ModelInterface):
     def _predicts_finite(self) -> bool:
         logits = self.model(torch.tensor([[self._separator]], device=self._device), logits_for="last")
         return bool(torch.isfinite(logits).all())
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
 
     def _requests(
         self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]

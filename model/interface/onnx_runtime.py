@@ -20,7 +20,6 @@ from model.interface.contract import (
     Health,
     ModelFormat,
     ModelInfo,
-    ModelInterface,
     Prompt,
     Settings,
     TextPiece,
@@ -29,6 +28,7 @@ from model.interface.contract import (
     settings_for_each,
     text_score,
 )
+from model.interface.tokenizer_text import TokenizerText
 from model.interface.written_rows import RowWriter, WrittenRow
 from model.sizing import parameter_count
 
@@ -53,37 +53,18 @@ class _GraphRows:
         self._state = self._runtime.select(self._state, list(rows))
 
 
-class OnnxRuntimeModel(ModelInterface):
+class OnnxRuntimeModel(TokenizerText):
     """An export in onnxruntime. `separator` is the token that ends and so also opens a document.
 
     Prompts of equal length are written as one batch (with int8 weights each alone), of different lengths in turns.
     """
 
     def __init__(self, runtime: OnnxRuntime, tokenizer: Tokenizer, separator: int) -> None:
+        super().__init__(tokenizer, separator)
         self.runtime = runtime
-        self.tokenizer = tokenizer
-        self._separator = separator
         # A quantized graph rounds its inputs with one range over the batch: rows alone depend on nothing else.
         at_once = _ROWS_AT_ONCE if runtime.description.weights_type == "float32" else 1
         self._writer = RowWriter(partial(_GraphRows, runtime), self.decode, (separator,), at_once)
-
-    @property
-    def separator(self) -> int:
-        """The token that ends a document, and so also opens one."""
-        return self._separator
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text in which nothing is special."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, in the tokenizer's own threads."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special ones left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """The answers come in the prompts' order."""
@@ -159,6 +140,3 @@ class OnnxRuntimeModel(ModelInterface):
         limit = self.runtime.description.config.maximum_context
         if length > limit:
             raise GenerationError(f"{what} {length} tokens, over the model's maximum_context of {limit}: shorten it")
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.reporting import facts
-from tasks.reporting.formatting import NOT_KNOWN, count, dollars, duration, number, percent, size
+from tasks.reporting.formatting import NOT_KNOWN, count, dollars, duration, percent, size
 from tasks.reporting.sections import format_rows, verdict_on_bits
 from tasks.reporting.summary import RunSummary
 
@@ -56,8 +56,7 @@ def _verdict(summary: RunSummary) -> tuple[str, str]:
 def _key_figures(summary: RunSummary) -> list[KeyFigure]:
     return [
         _bits(summary),
-        _recall(summary),
-        *_context(summary),
+        _context(summary) or _recall(summary),
         _tokens(summary),
         _time(summary),
         _money(summary),
@@ -84,17 +83,15 @@ def _recall(summary: RunSummary) -> KeyFigure:
     return KeyFigure("Needle recall", percent(recall), f"guessing gives {percent(chance)}" if chance else "")
 
 
-def _context(summary: RunSummary) -> list[KeyFigure]:
-    """The longest context that was tested and holds; nothing for evaluations that did not test it."""
+def _context(summary: RunSummary) -> KeyFigure | None:
+    """The longest context that was tested and holds, with the recall; None for evaluations that did not test it."""
     stage = facts.last(summary, facts.EVALUATION)
     statistics = facts.manifest_of(stage).statistics if stage else {}
     if "claimed_context" not in statistics:
-        return []
-    held, basis = statistics["claimed_context"], statistics.get("claimed_context_basis")
-    note = f"tokens, by {str(basis).partition(';')[0]}" if basis else "tokens"
-    return [
-        KeyFigure("Context that holds", number(held) if held else "none", note if held else "of the lengths tested")
-    ]
+        return None
+    held, recall = statistics["claimed_context"], _recall(summary)
+    note = f"needle recall {recall.value}, {recall.note}"
+    return KeyFigure("Context that holds", f"{held:,} tokens" if held else "none of those tested", note)
 
 
 def _tokens(summary: RunSummary) -> KeyFigure:

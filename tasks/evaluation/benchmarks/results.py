@@ -79,16 +79,23 @@ def metric_values(results: Iterable[BenchmarkResult]) -> dict[str, float]:
     }
 
 
+def shown(value: float | None, standard_error: float | None = None, missing: str | None = None) -> str | None:
+    """A figure for people: shares in percent, others as they are, with their standard error; `missing` for None."""
+    if value is None:
+        return missing
+    text, error = (f"{value:.1%}", 100.0) if value <= 1 else (f"{value:,.2f}", 1.0)
+    return text if standard_error is None else f"{text} ± {error * standard_error:.2g}"
+
+
 def _row(benchmark: Benchmark, result: BenchmarkResult) -> dict[str, Any]:
     measured = (result.metrics or {}).get(benchmark.metric)
     value = None if measured is None else measured.value
     return {
         "benchmark": benchmark.title,
         "metric": _flat(benchmark.metric),
-        "value": value,
-        "standard_error": None if measured is None else measured.standard_error,
-        "gpt3": benchmark.gpt3,
-        "target": benchmark.target,
+        "result": None if measured is None else shown(measured.value, measured.standard_error),
+        "gpt3": shown(benchmark.gpt3),
+        "target": shown(benchmark.target),
         "target_reached": _reached(benchmark, value),
         "items": result.items or None,
         "shots": result.shots if value is not None else None,

@@ -42,7 +42,7 @@ def test_every_benchmark_of_the_list_is_measured(trained: Trained, data_director
         assert kept.items == [] or kept.items[0].items == run.items[0].items
         assert BenchmarkResult.from_json(kept.figures) == run.result
     table = {row["benchmark"]: row for row in table_rows(run.result for run in runs)}
-    assert table["MMLU"]["gpt3"] == 0.437 and table["MMLU"]["target"] == 0.45
+    assert table["MMLU"]["gpt3"] == "43.7%" and table["MMLU"]["target"] == "45.0%"
     assert table["WikiText-2"]["metric"] == "word_perplexity" and table["WikiText-2"]["target_reached"] == "no"
     metrics = metric_values(run.result for run in runs)
     assert metrics["eval/gsm8k/exact_match/strict-match"] == 0.0 and math.isfinite(metrics["eval/piqa/acc_norm"])
@@ -87,7 +87,7 @@ def test_what_is_missing_is_named(trained: Trained, tmp_path: Path, data_directo
         result = _run(trained, config, name).result
         assert result.status is Status.NOT_RUN and reason in result.reason and result.metrics is None
     (row,) = table_rows([_run(trained, nowhere, BenchmarkName.BOOLQ).result])
-    assert row["value"] is None and row["target_reached"] is None and row["gpt3"] == 0.76
+    assert row["result"] is None and row["target_reached"] is None and row["gpt3"] == "76.0%"
     (tmp_path / "gsm8k").mkdir()
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(ROWS["gsm8k/test"][0]) + "\n")
     result = _run(trained, BenchmarksConfig(data_directory=str(tmp_path)), BenchmarkName.GSM8K).result

@@ -11,6 +11,7 @@ from infra.artifacts import Artifact, ArtifactStore, build_stage, plan_fingerpri
 from infra.errors import PipelineError
 from tasks.evaluation import STAGE, EvaluationConfig, resolve_evaluation
 from tasks.evaluation.benchmarks import BENCHMARKS, BenchmarkName, BenchmarksConfig
+from tasks.evaluation.benchmarks.results import shown
 from tasks.evaluation.benchmarks.stage_tasks import benchmark_tasks
 from tasks.evaluation.items import read_items
 
@@ -32,14 +33,19 @@ def _config(data: Path) -> EvaluationConfig:
     )
 
 
+def _error(artifact: Artifact, name: str) -> float:
+    content = json.loads(artifact.path("evaluation.json").read_bytes())
+    return float(content[f"benchmarks/{name}"]["metrics"]["acc"]["standard_error"])
+
+
 def test_they_are_part_of_the_evaluation(artifacts: Artifacts, data_directory: Path) -> None:
     store, inputs = artifacts
     artifact = build_stage(STAGE, _config(data_directory), inputs, store).artifact
     rows = {row["benchmark"]: row for row in artifact.manifest.tables["benchmarks"]}
     assert list(rows) == [benchmark.title for benchmark in BENCHMARKS.values()]
     assert {title for title, row in rows.items() if row["status"] == "measured"} == {"PIQA", "BoolQ", "WikiText-2"}
-    assert rows["PIQA"]["items"] == 4 and rows["PIQA"]["gpt3"] == 0.811 and rows["MMLU"]["value"] is None
-    assert artifact.manifest.metrics["eval/piqa/acc"] == rows["PIQA"]["value"]
+    assert rows["PIQA"]["items"] == 4 and rows["PIQA"]["gpt3"] == "81.1%" and rows["MMLU"]["result"] is None
+    assert rows["PIQA"]["result"] == shown(artifact.manifest.metrics["eval/piqa/acc"], _error(artifact, "piqa"))
     assert artifact.manifest.tables["WikiText-2 by position"]
     content = json.loads(artifact.path("evaluation.json").read_bytes())
     assert content["benchmarks/boolq"]["items"] == 4 and content["wikitext"]["documents"] >= 1
