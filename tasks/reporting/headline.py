@@ -90,8 +90,8 @@ def _context(summary: RunSummary) -> KeyFigure | None:
     if "claimed_context" not in statistics:
         return None
     held, recall = statistics["claimed_context"], _recall(summary)
-    note = f"needle recall {recall.value}, {recall.note}"
-    return KeyFigure("Context that holds", f"{held:,} tokens" if held else "none of those tested", note)
+    note = f"tokens; needle recall {recall.value}, {recall.note}" if held else "of the lengths tested"
+    return KeyFigure("Context held", f"{held:,}" if held else "none", note)
 
 
 def _tokens(summary: RunSummary) -> KeyFigure:
