@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import hypothesis
-import psutil
 import pytest
 
 os.environ.update(
@@ -35,25 +30,6 @@ sys.dont_write_bytecode = False
 hypothesis.settings.register_profile("pipeline", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pipeline"))
-
-
-def _serves_as_disk(directory: Path) -> bool:
-    """Whether it is a file system in memory with room for all that tests write, and can do what they ask of a disk."""
-    if not os.access(directory, os.W_OK) or os.statvfs(directory).f_flag & os.ST_NOEXEC:
-        return False
-    if min(shutil.disk_usage(directory).free, psutil.virtual_memory().available / 2) < _ROOM_BYTES:
-        return False
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=directory) as probe:
-        os.setxattr(probe.name, "user.probe", b"x")  # OpenStack Swift keeps its metadata so
-        return True
-    return False
-
-
-_ROOM_BYTES = 4 << 30
-_MEMORY = Path("/dev/shm")
-# A disk takes milliseconds for each fsync, and tests make tens of thousands; only a power cut tells the difference.
-if sys.platform == "linux" and _serves_as_disk(_MEMORY):
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
