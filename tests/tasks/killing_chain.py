@@ -125,7 +125,7 @@ def main() -> None:
     kills: dict[str, int] = {}
     disturbed: list[list[str]] = []
     stage_file = directory / "stage"
-    while sum(kills.values()) < wanted:
+    while sum(kills.values()) < wanted or len(kills) < len(expected):  # and one in each stage
         root = directory / f"disturbed-{len(disturbed)}"
         while killed_after(generator.uniform(0.01, 0.25 * whole), source, root, stage_file):
             stage = stage_file.read_text()
