@@ -1,0 +1,134 @@
+"""Interrupted work, drawn exactly: every interruption with the work it undoes, not an average of them.
+
+Interruptions come as a Poisson process while instances are paid for. A segment of w hours (work and its checkpoint)
+succeeds at once with probability e^{-w/M}. A failed attempt has lasted for an exponential time cut off at its length;
+then follow a wait for instances, a restart of R hours and the segment again, which together may fail likewise. Over n
+equal segments the first failures are therefore binomial, the further ones negative binomial, and the time lost is a sum
+of so many truncated exponentials: drawn as such, this is the process itself, without a loop over time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from tasks.risk.distributions import Floats
+from tasks.risk.model import Interruptions
+from tasks.risk.streams import Streams
+
+#: Uniform numbers held at once for moments of failure.
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Some work with its interruptions, [draws] each."""
+
+    paid_hours: Floats
+    wait_hours: Floats
+    count: Floats
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of the paid hours of one segment, and the mean number of its interruptions."""
+
+    mean_hours: float
+    variance_hours: float
+    mean_count: float
+
+
+def draw_interrupted(
+    work_hours: Floats, rates: Floats, settings: Interruptions, streams: Streams, name: str
+) -> Interrupted:
+    """Carry out work [draws] under interruption rates [draws] per hour.
+
+    The work is cut into segments of the checkpoint interval; what is left over is a last, shorter one with its own
+    checkpoint.
+    """
+    interval, write = settings.checkpoint_interval_hours, settings.checkpoint_write_hours
+    whole = np.floor(work_hours / interval)
+    rest = work_hours - whole * interval
+    last = (rest > 0).astype(np.float64)
+    full = _draw_segments(whole, np.full_like(rest, interval + write), rates, settings, streams, f"{name}/whole")
+    end = _draw_segments(last, rest + write, rates, settings, streams, f"{name}/last")
+    return Interrupted(full.paid_hours + end.paid_hours, full.wait_hours + end.wait_hours, full.count + end.count)
+
+
+def _draw_segments(
+    segments: Floats, length: Floats, rates: Floats, settings: Interruptions, streams: Streams, name: str
+) -> Interrupted:
+    """`segments` [draws] segments of `length` [draws] hours each."""
+    restart = settings.restart_hours
+    survives = np.exp(-rates * (length + restart))
+    first = _binomial(streams.uniform(f"{name}/first", len(rates)), segments, -np.expm1(-rates * length))
+    further = _negative_binomial(streams.uniform(f"{name}/further", len(rates)), first, survives)
+    lost = _truncated_sums(first, length, rates, streams, f"{name}/first/lost")
+    lost += _truncated_sums(further, length + restart, rates, streams, f"{name}/further/lost")
+    count = first + further
+    # A segment that failed pays for one restart that succeeds; those that failed are in what was lost.
+    return Interrupted(segments * length + first * restart + lost, count * settings.wait_hours, count)
+
+
+def _binomial(share: Floats, trials: Floats, probability: Floats) -> Floats:
+    return np.maximum(np.asarray(stats.binom.ppf(share, trials, probability), dtype=np.float64), 0.0)
+
+
+def _negative_binomial(share: Floats, successes: Floats, probability: Floats) -> Floats:
+    """Failures before so many successes; none where no success is needed."""
+    found = np.zeros_like(share)
+    some = successes > 0
+    found[some] = stats.nbinom.ppf(share[some], successes[some], probability[some])
+    return found
+
+
+def _truncated_sums(counts: Floats, length: Floats, rates: Floats, streams: Streams, name: str) -> Floats:
+    """For each draw the sum of `counts` exponential times of its rate, each known to be shorter than `length`."""
+    sums = np.zeros_like(length)
+    stream = streams.generator(name)
+    ends = np.cumsum(counts.astype(np.int64))
+    total, done = int(ends[-1]), 0
+    while done < total:
+        size = min(_PIECE, total - done)
+        draw = np.searchsorted(ends, np.arange(done, done + size), side="right")
+        cut = -np.expm1(-rates[draw] * length[draw])
+        times = -np.log1p(-stream.random(size) * cut) / rates[draw]
+        # One by one in their order, so that a draw's sum does not depend on which others are drawn with it.
+        np.add.at(sums, draw, times)
+        done += size
+    return sums
+
+
+def segment_moments(length_hours: float, restart_hours: float, rate: float) -> Moments:
+    """Exact moments of one segment, in closed form.
+
+    With N failures the paid time is the last, successful attempt plus N truncated exponentials: the first of an attempt
+    without a restart before it, the rest of attempts with one.
+    """
+    if rate == 0:
+        return Moments(length_hours, 0.0, 0.0)
+    fails_first = -math.expm1(-rate * length_hours)
+    fails_again = -math.expm1(-rate * (length_hours + restart_hours))
+    again_mean, again_variance = _truncated_moments(rate, length_hours + restart_hours)
+    first_mean, first_variance = _truncated_moments(rate, length_hours)
+    further = fails_again / (1 - fails_again)
+    # After a first failure: restart, success, and a geometric number of further failed attempts.
+    after_mean = first_mean + restart_hours + further * again_mean
+    further_variance = fails_again / (1 - fails_again) ** 2
+    after_variance = first_variance + further * again_variance + further_variance * again_mean**2
+    mean = length_hours + fails_first * after_mean
+    variance = fails_first * after_variance + fails_first * (1 - fails_first) * after_mean**2
+    return Moments(mean, variance, fails_first * (1 + further))
+
+
+def _truncated_moments(rate: float, length: float) -> tuple[float, float]:
+    """Mean and variance of an exponential time known to be shorter than `length`."""
+    x = rate * length
+    if x < 1e-4:  # the closed form subtracts numbers that are nearly equal; this is its series
+        return length * (0.5 - x / 12), length**2 * (1 / 12 - x * x / 240)
+    ratio = x / math.expm1(x)
+    mean = (1 - ratio) / rate
+    return mean, (1 - ratio * ratio * math.exp(x)) / rate**2

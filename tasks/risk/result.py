@@ -1,0 +1,117 @@
+"""What a simulation found, as plain data that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.special import ndtri
+
+from tasks.risk.distributions import Floats
+from tasks.risk.model import RiskModel
+
+QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
+HISTOGRAM_BINS = 80
+#: Beyond these quantiles lies the last bin's overflow: a long tail would leave the picture one bar wide.
+_SHOWN = (0.0005, 0.9975)
+_CONFIDENCE = 0.95
+
+
+class _Finding(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Histogram(_Finding):
+    """Counts between edges, len(edges) = len(counts) + 1; the first and last bin also hold everything beyond them."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: Floats, bins: int = HISTOGRAM_BINS) -> Histogram:
+        """Of values [draws]; the edges span all but the tails."""
+        low, high = (float(edge) for edge in np.quantile(values, _SHOWN))
+        if not low < high:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, bins + 1)
+        counts = np.histogram(np.clip(values, low, high), edges)[0]
+        return cls(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+class Summary(_Finding):
+    """A simulated quantity in a few figures, in its own unit. standard_error: of the mean, from the draws."""
+
+    mean: float
+    sd: float
+    standard_error: float
+    p05: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
+    histogram: Histogram
+
+    @classmethod
+    def of(cls, values: Floats) -> Summary:
+        """Of values [draws], at least two."""
+        sd = float(np.std(values, ddof=1))
+        p05, p25, p50, p75, p95 = (float(value) for value in np.quantile(values, QUANTILES))
+        return cls(
+            mean=float(np.mean(values)), sd=sd, standard_error=sd / math.sqrt(len(values)),
+            p05=p05, p25=p25, p50=p50, p75=p75, p95=p95, histogram=Histogram.of(values),
+        )  # fmt: skip
+
+
+class Chance(_Finding):
+    """How likely a quantity stays within a limit. low, high: Wilson's 95 % interval for the number of draws."""
+
+    limit: float
+    probability: float
+    standard_error: float
+    low: float
+    high: float
+
+    @classmethod
+    def within(cls, values: Floats, limit: float) -> Chance:
+        """Of values [draws] at most `limit`.
+
+        The interval is E. B. Wilson's, "Probable inference, the law of succession, and statistical inference",
+        JASA 22 (1927): unlike the plain one it stays inside [0, 1] and has a width at 0 % and 100 %.
+        """
+        draws = len(values)
+        share = int(np.count_nonzero(values <= limit)) / draws
+        z = float(ndtri((1 + _CONFIDENCE) / 2))
+        centre = (share + z * z / (2 * draws)) / (1 + z * z / draws)
+        half = z / (1 + z * z / draws) * math.sqrt(share * (1 - share) / draws + z * z / (4 * draws * draws))
+        return cls(
+            limit=limit,
+            probability=share,
+            standard_error=math.sqrt(share * (1 - share) / draws),
+            low=max(0.0, centre - half),
+            high=min(1.0, centre + half),
+        )
+
+
+class StageFinish(_Finding):
+    """When a stage ends, in hours after the project began."""
+
+    name: str
+    finish_hours: Summary
+
+
+class RiskResult(_Finding):
+    """The distributions of cost and finish, what the mean cost is made of, and the chances of the given limits."""
+
+    model: RiskModel
+    draws: int
+    seed: int
+    cost_usd: Summary
+    finish_hours: Summary
+    compute_hours: Summary  # paid hours of all instances
+    interruptions: Summary  # how many
+    lost_hours: Summary  # paid hours that interruptions cost: repeated work, restarts and checkpoints written
+    mean_parts_usd: dict[str, float]  # what the mean cost is made of; adds up to cost_usd.mean
+    stages: tuple[StageFinish, ...]
+    budgets: tuple[Chance, ...]  # cost within the limit, USD
+    deadlines: tuple[Chance, ...]  # finish within the limit, hours
