@@ -8,7 +8,7 @@ from tasks.risk.checkpoint_interval import daly_interval, exact_interval, expect
 from tasks.risk.defaults import SEED_EVENTS, risk_model_of, spot_interruptions
 from tasks.risk.distributions import Distribution, Fixed, Lognormal, Normal, Triangular, Uniform, scaled
 from tasks.risk.model import CostLine, Interruptions, Phase, RiskEvent, RiskModel, Stage
-from tasks.risk.result import Chance, Histogram, RiskResult, StageFinish, Summary
+from tasks.risk.result import Chance, Histogram, RiskResult, StepFinish, Summary
 from tasks.risk.simulation import simulate
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "RiskModel",
     "RiskResult",
     "Stage",
-    "StageFinish",
+    "StepFinish",
     "Summary",
     "Triangular",
     "Uniform",

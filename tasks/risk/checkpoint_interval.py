@@ -31,7 +31,7 @@ def expected_hours(
 
 
 def young_interval(write_hours: float, mtbf_hours: float) -> float:
-    """sqrt(2 delta M) (J. W. Young, "A first order approximation to the optimum checkpoint interval", CACM 17, 1974)."""
+    """sqrt(2 delta M): J. W. Young, "A first order approximation to the optimum checkpoint interval", CACM 17, 1974."""
     _check(write_hours, mtbf_hours)
     return math.sqrt(2 * write_hours * mtbf_hours)
 

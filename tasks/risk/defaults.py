@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks.risk.distributions import Distribution, Fixed, Lognormal, Triangular, Uniform, scaled
-from tasks.risk.model import HOURS_PER_WEEK, CostLine, Interruptions, Phase, RiskEvent, RiskModel, Stage
+from tasks.risk.model import HOURS_PER_DAY, HOURS_PER_WEEK, CostLine, Interruptions, Phase, RiskEvent, RiskModel, Stage
 
 # The three risks of the founding report (seeds/000-budget-planning.md, "Risk Assessment & Mitigation", 2025-07-12).
 # Its cost buffer for a training failure (5,000 USD) is what the extra time was thought to cost; the time counts here.
@@ -27,8 +27,10 @@ WORK_RATIO = Triangular(low=0.9, mode=1.0, high=2.0)
 #: Assumption: machines and storage that are rented by the month are known within a fifth.
 RENTED_RATIO = Uniform(low=0.8, high=1.2)
 
-#: The founding report's phases around the training: two weeks of implementation, one of validation.
+#: The founding report's phases around the training: two weeks of implementation, two to three days of preprocessing,
+#: one week of validation.
 IMPLEMENTATION = Phase(name="implementation", hours=Fixed(value=2 * HOURS_PER_WEEK))
+PREPROCESSING = Phase(name="preprocessing", hours=Uniform(low=2 * HOURS_PER_DAY, high=3 * HOURS_PER_DAY))
 VALIDATION = Phase(name="validation", hours=Fixed(value=HOURS_PER_WEEK))
 
 
@@ -44,7 +46,7 @@ def risk_model_of(
     discount: float = 0.0,
     events: Sequence[RiskEvent] = SEED_EVENTS,
     interruptions: Interruptions | None = None,
-    preparation: Sequence[Phase] = (IMPLEMENTATION,),
+    preparation: Sequence[Phase] = (IMPLEMENTATION, PREPROCESSING),
     wrap_up: Sequence[Phase] = (VALIDATION,),
 ) -> RiskModel:
     """The model of a plan that says single figures.

@@ -128,8 +128,14 @@ class RiskModel(_Part):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        for field in ("stages", "lines", "events", "preparation", "wrap_up"):
-            twice = [name for name, count in Counter(part.name for part in getattr(self, field)).items() if count > 1]
+        steps = (*self.preparation, *self.stages, *self.wrap_up)
+        names = {
+            "stages and phases": [step.name for step in steps],
+            "lines": [line.name for line in self.lines],
+            "events": [event.name for event in self.events],
+        }
+        for field, found in names.items():
+            twice = [name for name, count in Counter(found).items() if count > 1]
             if twice:
-                raise ValueError(f"{field} has '{twice[0]}' twice; each needs a name of its own")
+                raise ValueError(f"'{twice[0]}' is twice among the {field}; each needs a name of its own")
         return self

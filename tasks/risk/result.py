@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -93,10 +94,11 @@ class Chance(_Finding):
         )
 
 
-class StageFinish(_Finding):
-    """When a stage ends, in hours after the project began."""
+class StepFinish(_Finding):
+    """When a phase or a stage ends, in hours after the project began."""
 
     name: str
+    kind: Literal["preparation", "training", "wrap-up"]
     finish_hours: Summary
 
 
@@ -112,6 +114,6 @@ class RiskResult(_Finding):
     interruptions: Summary  # how many
     lost_hours: Summary  # paid hours that interruptions cost: repeated work, restarts and checkpoints written
     mean_parts_usd: dict[str, float]  # what the mean cost is made of; adds up to cost_usd.mean
-    stages: tuple[StageFinish, ...]
+    steps: tuple[StepFinish, ...]  # in their order: preparation, stages, wrap-up
     budgets: tuple[Chance, ...]  # cost within the limit, USD
     deadlines: tuple[Chance, ...]  # finish within the limit, hours

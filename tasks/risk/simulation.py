@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from infra.errors import ConfigurationError
 from tasks.risk.distributions import Distribution, Fixed, Floats
 from tasks.risk.interruptions import Interrupted, draw_interrupted
 from tasks.risk.model import RiskEvent, RiskModel, Stage
-from tasks.risk.result import Chance, RiskResult, StageFinish, Summary
+from tasks.risk.result import Chance, RiskResult, StepFinish, Summary
 from tasks.risk.streams import Streams
 
 BLOCK_DRAWS = 1 << 15
@@ -33,7 +34,7 @@ class Block:
     compute_hours: Floats
     interruptions: Floats
     lost_hours: Floats
-    stage_finish_hours: dict[str, Floats]
+    step_finish_hours: dict[str, Floats]
     parts_usd: dict[str, Floats] = field(repr=False)
 
 
@@ -42,8 +43,7 @@ class _Training:
     compute_hours: Floats
     lost_hours: Floats
     interruptions: Floats
-    elapsed_hours: Floats  # paid hours, waiting and delays
-    stage_elapsed_hours: dict[str, Floats]  # from the first stage's start to this one's end
+    stage_elapsed_hours: dict[str, Floats]  # from the training's start to each stage's end: paid hours, waiting, delays
 
 
 def simulate(
@@ -70,10 +70,7 @@ def simulate(
         interruptions=Summary.of(drawn.interruptions),
         lost_hours=Summary.of(drawn.lost_hours),
         mean_parts_usd={name: float(np.mean(values)) for name, values in drawn.parts_usd.items()},
-        stages=tuple(
-            StageFinish(name=name, finish_hours=Summary.of(values))
-            for name, values in drawn.stage_finish_hours.items()
-        ),
+        steps=_steps(model, drawn),
         budgets=tuple(Chance.within(drawn.cost_usd, limit) for limit in budgets_usd),
         deadlines=tuple(Chance.within(drawn.finish_hours, limit) for limit in deadlines_hours),
     )  # fmt: skip
@@ -102,8 +99,20 @@ def join_blocks(blocks: Sequence[Block]) -> Block:
         compute_hours=np.concatenate([block.compute_hours for block in blocks]),
         interruptions=np.concatenate([block.interruptions for block in blocks]),
         lost_hours=np.concatenate([block.lost_hours for block in blocks]),
-        stage_finish_hours=joined([block.stage_finish_hours for block in blocks]),
+        step_finish_hours=joined([block.step_finish_hours for block in blocks]),
         parts_usd=joined([block.parts_usd for block in blocks]),
+    )
+
+
+def _steps(model: RiskModel, drawn: Block) -> tuple[StepFinish, ...]:
+    kinds: dict[str, Literal["preparation", "training", "wrap-up"]] = dict.fromkeys(
+        (phase.name for phase in model.preparation), "preparation"
+    )
+    kinds.update(dict.fromkeys((stage.name for stage in model.stages), "training"))
+    kinds.update(dict.fromkeys((phase.name for phase in model.wrap_up), "wrap-up"))
+    finishes = drawn.step_finish_hours
+    return tuple(
+        StepFinish(name=name, kind=kind, finish_hours=Summary.of(finishes[name])) for name, kind in kinds.items()
     )
 
 
@@ -139,8 +148,7 @@ def _draw_block(model: RiskModel, streams: Streams, draws: int) -> Block:
     longer = slowdown * (1 + sum(extra.values(), np.zeros(draws)))
     training = _train(model, inputs, streams, longer, sum(delay.values(), np.zeros(draws)))
     hourly_usd = model.paid_usd_per_hour * inputs.value("price", model.price_ratio)
-    before = _total([inputs.value(f"phase/{phase.name}", phase.hours) for phase in model.preparation], draws)
-    after = _total([inputs.value(f"phase/{phase.name}", phase.hours) for phase in model.wrap_up], draws)
+    finishes = _finishes(model, inputs, training.stage_elapsed_hours, draws)
     base_hours = model.planned_training_hours * slowdown
     parts = {"training": base_hours * hourly_usd}
     if model.interruptions is not None:
@@ -152,13 +160,26 @@ def _draw_block(model: RiskModel, streams: Streams, draws: int) -> Block:
     return Block(
         inputs=inputs.drawn,
         cost_usd=_total(list(parts.values()), draws),
-        finish_hours=before + training.elapsed_hours + after,
+        finish_hours=list(finishes.values())[-1],
         compute_hours=training.compute_hours,
         interruptions=training.interruptions,
         lost_hours=training.lost_hours,
-        stage_finish_hours={name: before + hours for name, hours in training.stage_elapsed_hours.items()},
+        step_finish_hours=finishes,
         parts_usd=parts,
     )
+
+
+def _finishes(model: RiskModel, inputs: _Inputs, stages: dict[str, Floats], draws: int) -> dict[str, Floats]:
+    """When each phase and stage ends, one after another; `stages` count from the first stage's start."""
+    now = np.zeros(draws)
+    found: dict[str, Floats] = {}
+    for phase in model.preparation:
+        now = found[phase.name] = now + inputs.value(f"phase/{phase.name}", phase.hours)
+    found.update({name: now + elapsed for name, elapsed in stages.items()})
+    now = list(found.values())[-1]
+    for phase in model.wrap_up:
+        now = found[phase.name] = now + inputs.value(f"phase/{phase.name}", phase.hours)
+    return found
 
 
 def _total(values: Sequence[Floats], draws: int) -> Floats:
@@ -179,7 +200,7 @@ def _train(model: RiskModel, inputs: _Inputs, streams: Streams, longer: Floats, 
         count = count + done.count
         elapsed = elapsed + done.paid_hours + done.wait_hours + delays * (stage.hours / model.planned_training_hours)
         ends[stage.name] = elapsed
-    return _Training(compute, lost, count, elapsed, ends)
+    return _Training(compute, lost, count, ends)
 
 
 def _work(work: Floats, rates: Floats, model: RiskModel, stage: Stage, streams: Streams) -> Interrupted:
