@@ -1,0 +1,37 @@
+"""What a training pipeline will take, before anything is spent: parameters, FLOPs, memory, hours and dollars.
+
+Public surface: `PlanRequest` (with `Assumptions`, `CorpusFacts`, `Machine`, `MeasuredRate`) in, `BudgetPlan` (with its
+parts) out.
+"""
+
+from tasks.planning.plan import (
+    BudgetPlan,
+    CorpusPlan,
+    CostLines,
+    MemoryRow,
+    Option,
+    ParameterTable,
+    Rejection,
+    Remedy,
+    StageFlops,
+    StageTime,
+)
+from tasks.planning.request import Assumptions, CorpusFacts, Machine, MeasuredRate, PlanRequest
+
+__all__ = [
+    "Assumptions",
+    "BudgetPlan",
+    "CorpusFacts",
+    "CorpusPlan",
+    "CostLines",
+    "Machine",
+    "MeasuredRate",
+    "MemoryRow",
+    "Option",
+    "ParameterTable",
+    "PlanRequest",
+    "Rejection",
+    "Remedy",
+    "StageFlops",
+    "StageTime",
+]
