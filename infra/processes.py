@@ -219,13 +219,15 @@ def run_streaming(
     cwd: Path | None = None,
     grace_seconds: float = 20.0,
     watch: Callable[[], None] | None = None,
+    patience: Mapping[type[Exception], float] | None = None,
 ) -> None:
     """Run a child to its end, handing over its output line by line; its whole tree is gone when this returns.
 
     A line `@@{json}` goes to `on_event` as a dictionary, every other line to `on_line`. This thread wakes at
     least once a second, so that Prefect's cancellation and task timeouts, which arrive as signals or
     asynchronous exceptions, take effect. `stall_seconds` bounds the silence between two lines. `watch` is called
-    about once a second; what it raises ends the child.
+    about once a second; what it raises ends the child. A child that is ended gets SIGTERM and `grace_seconds`, or, for
+    an error of a type in `patience`, so many seconds, until it is killed.
 
     Raises:
         ChildFailed: a non-zero exit code.
@@ -236,6 +238,10 @@ def run_streaming(
     try:
         _hand_over_lines(child, command, on_line, on_event, stall_seconds, last_lines, watch)
         exit_code = _wait_awake(child)
+    except Exception as error:
+        longer = [seconds for kind, seconds in (patience or {}).items() if isinstance(error, kind)]
+        grace_seconds = max([grace_seconds, *longer])
+        raise
     finally:
         _stop_what_is_left(child, grace_seconds)
     if exit_code != 0:

@@ -43,6 +43,9 @@ class RestartPolicy(StageConfig):
         "time in one phase of an update after which a rank is taken for hung; left out: 60 s or twenty usual updates",
         gt=0,
     )
+    stop_seconds: float = run_argument(
+        300.0, "time that a rank told to stop may take for its update and checkpoint before it is killed", gt=0
+    )
     start_seconds: float = run_argument(
         1800.0, "time that starting, restoring, validation or writing the result may take, seconds", gt=0
     )

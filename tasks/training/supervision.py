@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import ConfigurationError, PipelineError, StorageFull
+from infra.errors import BudgetExceeded, ConfigurationError, PipelineError, StorageFull
 from infra.processes import ChildFailed, ChildStalled, run_streaming
 from tasks.training.errors import (
     LoaderTrouble,
@@ -189,6 +189,7 @@ class Supervisor:
                 on_line=self._on_line,
                 on_event=on_event,
                 environment=trainer_environment(attempt),
+                patience={BudgetExceeded: self._policy.stop_seconds},
                 watch=look,
             )
         except ChildFailed:

@@ -154,3 +154,29 @@ def test_processes_are_found_by_a_mark_in_their_environment() -> None:
     finally:
         stop_tree(child.pid)
         child.wait()
+
+
+SLOW_TO_END = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1.5)
+    print("saved", flush=True)
+    open(sys.argv[1], "w").close()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("raised", "saves"), [(KeyError, True), (ValueError, False)])
+def test_a_child_gets_longer_to_end_for_the_errors_that_say_so(
+    raised: type[Exception], saves: bool, tmp_path: Path
+) -> None:
+    def end(line: str) -> None:
+        raise raised
+
+    command = [*python(SLOW_TO_END), str(tmp_path / "saved")]
+    with pytest.raises(raised):
+        run_streaming(command, end, grace_seconds=0.2, patience={LookupError: 30.0})
+    assert (tmp_path / "saved").exists() == saves
