@@ -33,7 +33,9 @@ class GpuKind(BaseModel):
     memory_gb: float = Field(gt=0, description="10^9 bytes that tensors may take: what the data sheet calls GB")
     peak_bf16_teraflops: float = Field(gt=0, description="dense, without structured sparsity")
     memory_bandwidth_gb_per_second: float = Field(gt=0, description="10^9 bytes a second")
-    source: str = Field(min_length=1, description="where the figures are from")
+    default_mfu: float = Field(gt=0, le=1, description="model FLOPs utilisation to expect where none was measured")
+    mfu_source: str = Field(min_length=1, description="what `default_mfu` rests on")
+    source: str = Field(min_length=1, description="where the other figures are from")
 
 
 class ProviderRates(BaseModel):
@@ -42,9 +44,17 @@ class ProviderRates(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     storage_usd_per_gb_month: float = Field(ge=0, description="object storage, or what stands in for it")
     egress_usd_per_gb: float = Field(ge=0, description="from the provider to the internet")
-    cpu_core_usd_per_hour: float = Field(ge=0, description="one core without GPU, for preparing data")
+    cpu_core_usd_per_hour: float = Field(ge=0, description="one virtual core without GPU, for preparing data")
     as_of: date = Field(description="day the rates were found")
     source: str = Field(min_length=1, description="where the rates are from")
+
+
+class SpotPreemptions(BaseModel):
+    """How often a spot instance is taken away."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    per_hour: float = Field(ge=0, description="of one instance")
+    source: str = Field(min_length=1, description="what the rate rests on")
 
 
 class Offer(BaseModel):
@@ -64,6 +74,7 @@ class Offer(BaseModel):
     network_gigabits_per_second: float | None = Field(
         None, gt=0, description="of the whole instance to the others; None: not known, or not connected"
     )
+    default_mfu: float = Field(gt=0, le=1, description="of this kind of GPU, where none was measured")
     preemptions_per_hour: float = Field(0.0, ge=0, description="of one spot instance, an assumption; 0 otherwise")
     edition: str = Field("", description="told apart from today's price of the same machine: `founding`; else empty")
     derived: bool = Field(False, description="the price follows from another by a rule; nobody published it")
@@ -86,6 +97,7 @@ class PriceCatalog(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     as_of: date = Field(description="day the catalog was put together")
+    spot_preemptions: SpotPreemptions
     gpus: dict[str, GpuKind] = Field(description="kinds of GPU, by the key that offers name")
     providers: dict[str, ProviderRates] = Field(description="rates beside the machines, by provider")
     offers: tuple[Offer, ...] = Field(min_length=1)
@@ -120,16 +132,15 @@ class PriceCatalog(BaseModel):
         return by_name[name]
 
     def warnings(self, today: date) -> tuple[str, ...]:
-        """What to know before relying on the prices: those older than 180 days, by date and source."""
-        stale: dict[tuple[date, str], int] = {}
+        """What to know before relying on the prices: those older than 180 days, by day."""
+        stale: dict[date, list[Offer]] = {}
         for offer in self.offers:
             if today - offer.as_of > STALE_AFTER:
-                key = (offer.as_of, "derived prices" if offer.derived else offer.source)
-                stale[key] = stale.get(key, 0) + 1
+                stale.setdefault(offer.as_of, []).append(offer)
         return tuple(
-            f"{count} price{'s' if count > 1 else ''} of {day.isoformat()} ({source}) "
-            f"{'are' if count > 1 else 'is'} {(today - day).days} days old: check before you commit money."
-            for (day, source), count in sorted(stale.items())
+            f"prices of {day.isoformat()} ({len(offers)}: {', '.join(sorted({offer.provider for offer in offers}))}) are "
+            f"{(today - day).days} days old; check them before you commit money."
+            for day, offers in sorted(stale.items())
         )
 
 
@@ -151,7 +162,8 @@ def parse_catalog(content: Any, file_name: str) -> PriceCatalog:
     """A catalog from a file's plain data; raises ConfigurationError listing every problem with its field."""
     try:
         file = _CatalogFile.model_validate(content)
-        return PriceCatalog(as_of=file.as_of, gpus=file.gpus, providers=file.providers, offers=tuple(file.expand()))
+        shared = file.model_dump(include={"as_of", "spot_preemptions", "gpus", "providers"})
+        return PriceCatalog(**shared, offers=tuple(file.expand()))
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors())
         raise ConfigurationError(f"price catalog '{file_name}': {problems}.", "correct these fields.") from error
@@ -161,7 +173,6 @@ class _Price(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     variant: Variant = "on-demand"
     usd_per_hour: float = Field(gt=0)
-    preemptions_per_hour: float = Field(0.0, ge=0)
     edition: str = ""
     as_of: date
     source: str = Field(min_length=1)
@@ -187,13 +198,13 @@ class _Rule(BaseModel):
     variant: Variant
     providers: tuple[str, ...] = Field(min_length=1)
     discount: float = Field(gt=0, lt=1, description="share taken off")
-    preemptions_per_hour: float = Field(0.0, ge=0)
     source: str = Field(min_length=1)
 
 
 class _CatalogFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     as_of: date
+    spot_preemptions: SpotPreemptions
     gpus: dict[str, GpuKind]
     providers: dict[str, ProviderRates]
     instances: tuple[_Instance, ...] = Field(min_length=1)
@@ -227,7 +238,8 @@ class _CatalogFile(BaseModel):
         return Offer(
             **instance.model_dump(exclude={"prices"}), **price.model_dump(),
             gpu_memory_gb=kind.memory_gb, peak_bf16_teraflops=kind.peak_bf16_teraflops,
-            memory_bandwidth_gb_per_second=kind.memory_bandwidth_gb_per_second,
+            memory_bandwidth_gb_per_second=kind.memory_bandwidth_gb_per_second, default_mfu=kind.default_mfu,
+            preemptions_per_hour=self._preemptions(price.variant),
         )  # fmt: skip
 
     def _derived(self, instance: _Instance, price: _Price, rule: _Rule) -> Offer:
@@ -236,11 +248,14 @@ class _CatalogFile(BaseModel):
             update={
                 "variant": rule.variant,
                 "usd_per_hour": round(price.usd_per_hour * (1 - rule.discount), 4),
-                "preemptions_per_hour": rule.preemptions_per_hour,
+                "preemptions_per_hour": self._preemptions(rule.variant),
                 "derived": True,
                 "source": f"{rule.discount:.0%} below {price.usd_per_hour:g} USD on demand: {rule.source}",
             }
         )
+
+    def _preemptions(self, variant: Variant) -> float:
+        return self.spot_preemptions.per_hour if variant == "spot" else 0.0
 
 
 def _problem(detail: Mapping[str, Any]) -> str:
