@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from infra.artifacts.lease import Lease
+from infra.artifacts.lease import Lease, lease_key
 from infra.artifacts.manifest import FileEntry, Manifest, StageCost, canonical_json
 from infra.artifacts.shards import MARKER_DIRECTORY, SCRATCH_DIRECTORY, ShardMarkers
 from infra.artifacts.stage import (
@@ -89,7 +89,7 @@ def _acquire_or_find(
     stage: Stage[Any], fingerprint: str, store: ArtifactStore, log: logging.Logger
 ) -> tuple[Lease | None, Artifact | None, str | None]:
     """Loop until the artifact is found finished or the right to build it is ours."""
-    key = f".leases/{stage.kind}-{fingerprint}.json"
+    key = lease_key(stage.kind, fingerprint)
     waiting = False
     repaired: str | None = None
     while True:

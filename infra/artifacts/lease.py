@@ -26,6 +26,11 @@ HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 45.0
 
 
+def lease_key(kind: str, fingerprint: str) -> str:
+    """Where the lease of an artifact's builder is."""
+    return f".leases/{kind}-{fingerprint}.json"
+
+
 @dataclass(frozen=True)
 class LeaseRecord:
     """The stored form of a lease. Times are Unix seconds."""

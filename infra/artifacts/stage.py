@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from infra.artifacts.shards import ShardMarkers
     from infra.artifacts.store import Artifact
 
+_UNLESS_DEFAULT = "unless default"
+
 
 class StageConfig(BaseModel):
     """A stage's own configuration: immutable, unknown keys refused."""
@@ -25,17 +27,21 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def identity(self) -> dict[str, Any]:
-        """The literals that change the result; fields declared with `run_argument` are left out."""
+        """The literals that change the result.
+
+        Fields declared with `run_argument` are left out, those with `added_argument` while they have their default.
+        """
         return _identity_of(self)
 
 
 def _identity_of(model: BaseModel) -> dict[str, Any]:
     identity: dict[str, Any] = {}
     for name, info in type(model).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
+        value, extra = getattr(model, name), info.json_schema_extra
+        counts = extra.get("identity", True) if isinstance(extra, dict) else True
+        if counts is False or (counts == _UNLESS_DEFAULT and value == info.default):
             continue
-        identity[name] = _plain(getattr(model, name))
+        identity[name] = _plain(value)
     return identity
 
 
@@ -49,6 +55,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(_plain(item) for item in value)
     return str(value) if isinstance(value, Path) else value
+
+
+def added_argument(default: Any, description: str, **constraints: Any) -> Any:
+    """A config field that changes the result and came after artifacts had been made without it.
+
+    At its default it is no part of the identity, so that what was made before keeps its fingerprint.
+    """
+    return Field(default, description=description, json_schema_extra={"identity": _UNLESS_DEFAULT}, **constraints)
 
 
 def run_argument(default: Any, description: str, **constraints: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import StageConfig, added_argument, run_argument
 from model import ModelConfig
 from model.sequence_parallel import check_sequence_parallel
 from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Documents, LongDocuments, Packing, Sampler
 from tasks.training.policy import RestartPolicy, RollBackPolicy
 from tasks.training.profile_steps import parse_steps
-from tasks.training.schedule import ScheduleName, learning_rate_at
+from tasks.training.schedule import Cut, ScheduleName, learning_rate_at, planned_updates
 
 #: Tokens a rank runs at once when `micro_batch` is left out.
 DEFAULT_MICRO_BATCH_TOKENS = 8192
@@ -122,26 +122,34 @@ class CurriculumStage(StageConfig):
             raise ValueError(
                 f"final_learning_rate {self.final_learning_rate} exceeds learning_rate {self.learning_rate}; lower it"
             )
-        if self.warmup_steps is not None and self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds the stage's {self.steps} updates; lower it")
+        if self.warmup_steps is not None and self.warmup_steps > self.planned_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} exceeds the stage's {self.planned_steps} updates; lower it"
+            )
         return self
+
+    @property
+    def planned_steps(self) -> int:
+        """Updates that `tokens` are enough for."""
+        return self.tokens // self.batch_tokens
 
     @property
     def steps(self) -> int:
         """Updates of the stage."""
-        return self.tokens // self.batch_tokens
+        return self.planned_steps
 
     @property
     def rows_per_step(self) -> int:
         """Rows of one update, all ranks together."""
         return self.batch_tokens // self.context_tokens
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of update `step`, counted from 0."""
-        warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_fraction * self.steps)
+    def learning_rate_at(self, step: float) -> float:
+        """Learning rate of update `step`, counted from 0; between two updates that of the curve through them."""
+        planned = self.planned_steps
+        warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_fraction * planned)
         return learning_rate_at(
             step,
-            steps=self.steps,
+            steps=planned,
             warmup_steps=warmup,
             schedule=self.schedule,
             peak=self.learning_rate,
@@ -288,6 +296,19 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         None, description="the stage whose data order this one continues, filled in from `continues`; None: its own"
     )
     first_row: int = Field(0, ge=0, description="the row of the data order that this stage begins with")
+    cuts: tuple[Cut, ...] = added_argument((), "where the stage was shortened, oldest first (`shorten_curriculum`)")
+
+    @model_validator(mode="after")
+    def _cuts_only_shorten(self) -> Self:
+        made, steps = 0, self.planned_steps
+        for cut in self.cuts:
+            if cut.after_step < made or cut.steps > steps:
+                raise ValueError(
+                    f"cuts: stage '{self.name}' of {steps} updates, last cut after {made}, cannot be cut after "
+                    f"{cut.after_step} to {cut.steps}; a cut comes after the one before it and leaves fewer updates"
+                )
+            made, steps = cut.after_step, cut.steps
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -310,6 +331,29 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
                 f"{self.model.maximum_context}; raise the latter"
             )
         return self
+
+    @property
+    def steps(self) -> int:
+        """Updates of the stage, after what it was shortened by."""
+        return self.cuts[-1].steps if self.cuts else self.planned_steps
+
+    @property
+    def shortening(self) -> str:
+        """For people: what the stage was shortened by; empty when it was not."""
+        if not self.cuts:
+            return ""
+        after = " and ".join(f"{cut.after_step:,}" for cut in self.cuts)
+        return f"shortened from {self.planned_steps:,} to {self.steps:,} updates after update {after}"
+
+    def learning_rate_at(self, step: float) -> float:
+        """Learning rate of update `step`, counted from 0.
+
+        Until a cut as planned; from there the rest of the plan, warmup included, compressed in time, so that the
+        last update is made at the rate that the plan ends at.
+        """
+        if not self.cuts:
+            return super().learning_rate_at(step)
+        return super().learning_rate_at(planned_updates(step + 1, self.planned_steps, self.cuts) - 1)
 
     @property
     def data_ranks(self) -> int:
@@ -348,8 +392,9 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         return self.model if self.rope_theta is None else self.model.model_copy(update={"rope_theta": self.rope_theta})
 
     def every(self, fraction: float) -> int:
-        """Updates in a share of the stage, at least one."""
-        return max(1, round(fraction * self.steps))
+        """Updates in a share of the stage as it was when it began, at least one: a cut moves no measurement."""
+        at_start = next((cut.steps for cut in reversed(self.cuts) if cut.after_step == 0), self.planned_steps)
+        return max(1, round(fraction * at_start))
 
     def deepspeed_config(self) -> dict[str, Any]:
         """What `deepspeed.initialize` is given."""

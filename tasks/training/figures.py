@@ -77,7 +77,9 @@ def describe_stage(
     tables = {"loss": _loss_rows(history), "data": read_lines(directory / DATA_FILE)}
     if profiles:
         tables["top operators"] = _operator_rows(profiles)
-    statistics = {
+    if config.cuts:
+        tables["shortened"] = _cut_rows(config)
+    statistics: dict[str, Any] = {
         "steps": config.steps,
         "context_tokens": config.context_tokens,
         "last_batch": updates_of(history)[-1]["batch"],
@@ -85,13 +87,15 @@ def describe_stage(
         "incidents": [dict(incident) for incident in incidents],
         "profiles": [profile["title"] for profile in profiles],
     }
+    if config.cuts:
+        statistics |= {"planned_steps": config.planned_steps, "shortening": config.shortening}
     metrics = {**_loss_metrics(history, config), **_timing_metrics(history, timing, config)}
     return StageResult(metrics | {"train/incidents": float(len(incidents))}, tables, statistics)
 
 
 def _loss_metrics(history: Sequence[Mapping[str, Any]], config: TrainingStageConfig) -> dict[str, float]:
     updates = updates_of(history)
-    tail = updates[-config.every(_TAIL_SHARE) :]
+    tail = updates[-max(1, round(_TAIL_SHARE * config.steps)) :]
     metrics = {
         "train/loss": sum(entry["loss"] for entry in tail) / len(tail),
         "train/tokens": float(updates[-1]["tokens"]),
@@ -145,6 +149,22 @@ def _loss_rows(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for entry in history
         if "validation_loss" in entry
+    ]
+
+
+def _cut_rows(config: TrainingStageConfig) -> list[dict[str, Any]]:
+    """How the stage was shortened, a row each time."""
+    before = [config.planned_steps, *(cut.steps for cut in config.cuts)]
+    return [
+        {
+            "stage": config.name,
+            "after update": cut.after_step,
+            "updates before": steps,
+            "updates": cut.steps,
+            "tokens before": steps * config.batch_tokens,
+            "tokens": cut.steps * config.batch_tokens,
+        }
+        for steps, cut in zip(before, config.cuts, strict=False)
     ]
 
 

@@ -20,6 +20,8 @@ INTERRUPTED_EXIT_CODE = 75
 FAILED_EXIT_CODE = 76
 OUT_OF_MEMORY_EXIT_CODE = 77
 
+#: In the stage's scratch, on this machine and in a bucket.
+CHECKPOINT_DIRECTORY = "checkpoints"
 MODEL_DIRECTORY = "model"
 OPTIMIZER_DIRECTORY = "optimizer"
 HISTORY_FILE = "history.jsonl"

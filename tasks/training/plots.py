@@ -47,7 +47,10 @@ def plot_stage(
 def stage_figure(
     history: Sequence[Entry], timing: Sequence[Entry], incidents: Sequence[Entry], config: TrainingStageConfig
 ) -> Figure:
-    """Three panels over one axis of tokens: loss with held-out points and incidents, learning rate, tokens/s."""
+    """Three panels over one axis of tokens: loss with held-out points and incidents, learning rate, tokens/s.
+
+    Where the stage was shortened a line crosses the first two.
+    """
     from matplotlib.figure import Figure  # a second that the trainer's callers need not spend
 
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DOTS_PER_INCH)
@@ -58,6 +61,7 @@ def stage_figure(
     loss.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
     _draw_loss(loss, history, config)
     _draw_incidents(loss, history, incidents)
+    _draw_cuts((loss, rate), config)
     updates = updates_of(history)
     tokens = [entry["tokens"] / 1e6 for entry in updates]
     rate.plot(tokens, [entry["learning_rate"] for entry in updates], color=RATE, linewidth=1.4)
@@ -115,6 +119,23 @@ def _draw_incidents(axes: Axes, history: Sequence[Entry], incidents: Sequence[En
                 kind, (place, 0.70 + 0.06 * (index % 2)), xycoords=("data", "axes fraction"), xytext=(4, 0),
                 textcoords="offset points", color=INCIDENT, fontsize=8,
             )  # fmt: skip
+
+
+def _draw_cuts(panels: Sequence[Axes], config: TrainingStageConfig) -> None:
+    """A vertical line where the stage was shortened, and in the first panel by what."""
+    for cut in config.cuts:
+        for axes in panels:
+            axes.axvline(
+                cut.after_step * config.batch_tokens / 1e6, color=INK, linewidth=1.0, linestyle=":", label="_cut"
+            )
+    if config.cuts:
+        last = config.cuts[-1].after_step
+        is_late = last > config.steps / 2  # then there is room for the text on the left alone
+        panels[0].annotate(
+            config.shortening, (last * config.batch_tokens / 1e6, 0.03), xycoords=("data", "axes fraction"),
+            xytext=(-4 if is_late else 4, 0), textcoords="offset points", ha="right" if is_late else "left",
+            color=INK, fontsize=8,
+        )  # fmt: skip
 
 
 def _draw_speed(axes: Axes, timing: Sequence[Entry], config: TrainingStageConfig) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.artifacts import Artifact, Stage, StageContext, StageResult
+from infra.artifacts import Artifact, ArtifactStore, ShardMarkers, Stage, StageContext, StageResult
 from infra.artifacts.builder import SCRATCH_DIRECTORY
 from infra.errors import ConfigurationError
 from tasks.tokenization.token_shards import SOURCES_FILE
@@ -18,6 +18,7 @@ from tasks.training.curriculum import begin_after, rows_drawn
 from tasks.training.figures import describe_stage, live_metrics, progress_line, read_lines
 from tasks.training.incidents import IncidentLog
 from tasks.training.job import (
+    CHECKPOINT_DIRECTORY,
     DATA_FILE,
     HISTORY_FILE,
     INCIDENT_FILE,
@@ -57,6 +58,16 @@ def _drawn_before(context: StageContext[TrainingStageConfig]) -> dict[str, int]:
 STAGE: Stage[TrainingStageConfig] = Stage("training", "checkpoint", 2, TrainingStageConfig, run)
 
 
+def is_trained(store: ArtifactStore, fingerprint: str) -> bool:
+    """Whether an unfinished artifact's training is over, so that only its description is missing."""
+    prefix = store.prefix(STAGE.kind, fingerprint)
+    markers = ShardMarkers(store.working_directory(STAGE.kind, fingerprint), store.storage, prefix)
+    try:
+        return _TRAINED in markers.finished_names()
+    finally:
+        markers.close(keep=False)
+
+
 def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJob:
     tokens, previous = context.inputs["tokens"], context.inputs.get("previous")
     _check_vocabulary(tokens, context.config)
@@ -68,8 +79,8 @@ def _job(context: StageContext[TrainingStageConfig], scratch: Path) -> TrainingJ
         source_names=json.loads(tokens.path(SOURCES_FILE).read_bytes()),
         previous=previous.directory if previous is not None else None,
         output=context.directory,
-        checkpoints=scratch / "checkpoints",
-        checkpoints_remote=f"{context.remote}/{SCRATCH_DIRECTORY}/checkpoints" if context.remote else None,
+        checkpoints=scratch / CHECKPOINT_DIRECTORY,
+        checkpoints_remote=f"{context.remote}/{SCRATCH_DIRECTORY}/{CHECKPOINT_DIRECTORY}" if context.remote else None,
     )
 
 

@@ -61,6 +61,7 @@ from tasks.training.roll_back import (
     rate_share,
     skipped_batches,
 )
+from tasks.training.schedule import Cut, agreed_updates
 from tasks.training.telemetry import Meter
 from tasks.training.validation import Validation
 
@@ -265,7 +266,7 @@ class Trainer:
     def _resume(self) -> int:
         """Take the newest checkpoint, else the previous stage's result, else the fresh model; return the step."""
         self.heartbeat.enter("restoring", 0)
-        checkpoint = self.checkpoints.load_latest()
+        checkpoint = self._latest()
         if checkpoint is not None:
             self.roll_backs = [RollBack.from_json(record) for record in checkpoint.progress["roll_backs"]]
             self._restore(checkpoint)
@@ -279,6 +280,18 @@ class Trainer:
             self.history.append({"step": 0, "tokens": 0, **start})
         self._save(0)  # so that there always is something to go back to
         return 0
+
+    def _latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is of this schedule: not one made beyond a cut as if there had been none."""
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is None:
+            return None
+        cuts = [Cut.model_validate(cut) for cut in checkpoint.progress.get("cuts", [])]
+        agreed = agreed_updates(cuts, self.config.cuts)
+        if agreed is None or checkpoint.step <= agreed:
+            return checkpoint
+        self._say(f"update {checkpoint.step} was made on another schedule; going back to update {agreed} or before")
+        return self.checkpoints.load_at_or_before(agreed)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Weights, moments and history as they were; which batches come next follows from the roll-backs."""
@@ -308,6 +321,7 @@ class Trainer:
             "optimizer_step": self.engine.state.optimizer_step,
             "validation_loss": measured[-1] if measured else None,
             "roll_backs": [roll_back.as_json() for roll_back in self.roll_backs],
+            "cuts": [cut.model_dump() for cut in self.config.cuts],
         }
         series = {"history": self.history, "timing": self.timing}
         with self.meter.checkpoint_stall:

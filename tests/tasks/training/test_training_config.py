@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from infra.artifacts import plan_fingerprint
 from model import ModelConfig
-from tasks.training import CurriculumStage, TrainingConfig
+from tasks.training import STAGE, CurriculumStage, TrainingConfig
 from tests.tasks.training.conftest import MODEL, stage_config
 
 
@@ -28,6 +29,9 @@ from tests.tasks.training.conftest import MODEL, stage_config
         ({"betas": (0.9, 1.0)}, "must both lie in"),
         ({"name": "Not A Name"}, "name"),
         ({"surprise": 1}, "surprise"),
+        ({"cuts": [{"after_step": 5, "steps": 4}]}, "less than the 5 updates already made"),
+        ({"cuts": [{"after_step": 5, "steps": 13}]}, "stage 'first' of 12 updates, last cut after 0, cannot be cut"),
+        ({"cuts": [{"after_step": 5, "steps": 9}, {"after_step": 4, "steps": 8}]}, "last cut after 5, cannot be cut"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_field_and_the_fix(changes: dict[str, Any], message: str) -> None:
@@ -48,6 +52,24 @@ def test_how_often_checkpoints_are_made_is_no_part_of_the_identity() -> None:
     for change in ({"ranks": 2}, {"threads_per_rank": 2}, {"seed": 1}, {"zero_stage": 1}):
         assert stage_config(**change).identity() != stage_config().identity()
     assert stage_config().identity()["model"]["width"] == 32
+
+
+def test_a_stage_that_was_never_shortened_is_the_stage_it_was() -> None:
+    inputs = {"tokens": "tokens/x"}
+    assert "cuts" not in stage_config().identity()
+    # As computed before stages could be shortened.
+    assert plan_fingerprint(STAGE, stage_config(), inputs) == "465ed13f5a89967f7712a7ffd0015e41"
+    shorter = stage_config(cuts=[{"after_step": 5, "steps": 9}])
+    assert shorter.identity()["cuts"] == [{"after_step": 5, "steps": 9}]
+    assert plan_fingerprint(STAGE, shorter, inputs) != plan_fingerprint(STAGE, stage_config(), inputs)
+    assert shorter.steps == 9 and shorter.planned_steps == 12
+
+
+def test_a_cut_moves_no_measurement_unless_the_stage_had_not_begun() -> None:
+    begun = stage_config(tokens=100 * 256, cuts=[{"after_step": 50, "steps": 60}])
+    assert begun.every(0.1) == 10
+    not_begun = stage_config(tokens=100 * 256, cuts=[{"after_step": 0, "steps": 50}, {"after_step": 0, "steps": 30}])
+    assert not_begun.every(0.1) == 3
 
 
 def test_a_curriculum_stage_is_completed_with_what_all_stages_share() -> None:
