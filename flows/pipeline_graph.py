@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from infra.errors import ArtifactCorrupted
 from tasks import deduplication, download, evaluation, quality, quantization, registration, tokenization, training
 from tasks.registration.task import ensure_registered_afterwards
 from tasks.stage_task import Afterwards
+from tasks.training import TrainingStageConfig
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class PlannedState:
     last_usd: float | None
 
 
-def build_graph(config: PipelineConfig) -> list[PlannedStage]:
-    """The stages in an order in which they can run."""
+def build_graph(config: PipelineConfig, stages: Sequence[TrainingStageConfig] | None = None) -> list[PlannedStage]:
+    """The stages in an order in which they can run; `stages` replaces the curriculum by a shortened one."""
     nodes = [
         PlannedStage("download", "Download", download.STAGE, config.download),
         PlannedStage("quality", "Quality filter", quality.STAGE, config.quality, {"documents": "download"}),
@@ -53,7 +54,7 @@ def build_graph(config: PipelineConfig) -> list[PlannedStage]:
         ),
     ]
     previous = ""
-    for index, stage_config in enumerate(config.training_stages()):
+    for index, stage_config in enumerate(config.training_stages() if stages is None else stages):
         name = f"training-{index + 1}-{stage_config.name}"
         title = f"Training: {stage_config.name} ({stage_config.context_tokens} tokens of context)"
         inputs = {"tokens": "tokenization"} | ({"previous": previous} if previous else {})
