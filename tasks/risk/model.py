@@ -40,7 +40,7 @@ class CostLine(_Part):
     usd: Distribution
 
     @model_validator(mode="after")
-    def _never_negative_by_construction(self) -> Self:
+    def _costs(self) -> Self:
         if self.usd.mean < 0:
             raise ValueError(f"line '{self.name}' earns money on average; a cost is a positive number of USD")
         return self
@@ -128,7 +128,7 @@ class RiskModel(_Part):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        steps = (*self.preparation, *self.stages, *self.wrap_up)
+        steps: tuple[Phase | Stage, ...] = (*self.preparation, *self.stages, *self.wrap_up)
         names = {
             "stages and phases": [step.name for step in steps],
             "lines": [line.name for line in self.lines],

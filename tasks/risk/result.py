@@ -17,6 +17,7 @@ HISTOGRAM_BINS = 80
 #: Beyond these quantiles lies the last bin's overflow: a long tail would leave the picture one bar wide.
 _SHOWN = (0.0005, 0.9975)
 _CONFIDENCE = 0.95
+_ROUNDING = 1e-12
 
 
 class _Finding(BaseModel):
@@ -75,13 +76,13 @@ class Chance(_Finding):
 
     @classmethod
     def within(cls, values: Floats, limit: float) -> Chance:
-        """Of values [draws] at most `limit`.
+        """Of values [draws] at most `limit`; a sum that meets it but for rounding does.
 
         The interval is E. B. Wilson's, "Probable inference, the law of succession, and statistical inference",
         JASA 22 (1927): unlike the plain one it stays inside [0, 1] and has a width at 0 % and 100 %.
         """
         draws = len(values)
-        share = int(np.count_nonzero(values <= limit)) / draws
+        share = int(np.count_nonzero(values <= limit + _ROUNDING * abs(limit))) / draws
         z = float(ndtri((1 + _CONFIDENCE) / 2))
         centre = (share + z * z / (2 * draws)) / (1 + z * z / draws)
         half = z / (1 + z * z / draws) * math.sqrt(share * (1 - share) / draws + z * z / (4 * draws * draws))
