@@ -1,24 +1,30 @@
 """What a run costs: prices, a catalog of machines to rent, and the append-only ledger.
 
-Public surface: `Ledger`, `Attempt`, `SpendRow`, `ComputePrice`, `check_ceiling`; `load_catalog`, `PriceCatalog`,
-`Offer` (with `GpuKind`, `ProviderRates`, `Variant`).
+Public surface: `Ledger`, `Attempt`, `OpenAttempt`, `Outcome`, `SpendRow`, `spend_rows`, `SPEND_KEYS`, `ComputePrice`,
+`check_ceiling`; `load_catalog`, `PriceCatalog`, `Offer` (with `GpuKind`, `ProviderRates`, `Variant`).
 """
 
 from infra.budget.catalog import GpuKind, Offer, PriceCatalog, ProviderRates, Variant, load_catalog
 from infra.budget.ceiling import check_ceiling
-from infra.budget.ledger import Attempt, Ledger, SpendRow
+from infra.budget.ledger import Ledger
+from infra.budget.ledger_attempt import Attempt, OpenAttempt, Outcome
+from infra.budget.ledger_totals import SPEND_KEYS, SpendRow, spend_rows
 from infra.budget.prices import ComputePrice
 
 __all__ = [
+    "SPEND_KEYS",
     "Attempt",
     "ComputePrice",
     "GpuKind",
     "Ledger",
     "Offer",
+    "OpenAttempt",
+    "Outcome",
     "PriceCatalog",
     "ProviderRates",
     "SpendRow",
     "Variant",
     "check_ceiling",
     "load_catalog",
+    "spend_rows",
 ]
