@@ -14,7 +14,7 @@ from tasks.risk.model import RiskModel
 
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 HISTOGRAM_BINS = 80
-#: Beyond these quantiles lies the last bin's overflow: a long tail would leave the picture one bar wide.
+#: A histogram's range, in quantiles: with all of a long tail, the rest would be a few bars.
 _SHOWN = (0.0005, 0.9975)
 _CONFIDENCE = 0.95
 _ROUNDING = 1e-12
@@ -25,10 +25,12 @@ class _Finding(BaseModel):
 
 
 class Histogram(_Finding):
-    """Counts between edges, len(edges) = len(counts) + 1; the first and last bin also hold everything beyond them."""
+    """Counts between edges, len(edges) = len(counts) + 1, and how many lie below the first and above the last one."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    below: int
+    above: int
 
     @classmethod
     def of(cls, values: Floats, bins: int = HISTOGRAM_BINS) -> Histogram:
@@ -37,8 +39,13 @@ class Histogram(_Finding):
         if not low < high:
             low, high = low - 0.5, high + 0.5
         edges = np.linspace(low, high, bins + 1)
-        counts = np.histogram(np.clip(values, low, high), edges)[0]
-        return cls(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+        counts = np.histogram(values, edges)[0]
+        return cls(
+            edges=tuple(edges.tolist()),
+            counts=tuple(counts.tolist()),
+            below=int(np.count_nonzero(values < low)),
+            above=int(np.count_nonzero(values > high)),
+        )
 
 
 class Summary(_Finding):
