@@ -1,0 +1,178 @@
+"""The model in tables: parameters, FLOPs a token, memory on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.planning.plan import BudgetPlan, MemoryRow, StageFlops
+from tasks.planning.presentation.report_table import ReportTable
+from tasks.reporting.formatting import count, percent
+
+KIND_TITLES = {"hgrn2": "HGRN-2", "gated_deltanet": "Gated DeltaNet", "mamba2": "Mamba-2", "attention": "attention"}
+_GB = 1e9
+_GIGA = 1e9
+
+
+def kind_title(kind: str) -> str:
+    """A mixer's name as people write it."""
+    return KIND_TITLES.get(kind, kind.replace("_", " "))
+
+
+def parameter_table(plan: BudgetPlan) -> ReportTable:
+    """Parameters by component, with what each is of the whole."""
+    parameters, kinds = plan.parameters, plan.request.model.mixer_kinds
+    lines = {"embedding": parameters.embedding}
+    for kind, weights in parameters.mixers.items():
+        lines[f"{kind_title(kind)} mixers, {kinds.count(kind)} layers"] = weights
+    lines |= {
+        "feed-forward": parameters.feed_forward,
+        "norms": parameters.norms,
+        "lower bounds of the gates": parameters.lower_bounds,
+        "head": parameters.head,
+    }
+    rows = [(name, f"{weights:,}", percent(weights / parameters.total)) for name, weights in lines.items() if weights]
+    rows.append(("all", f"{parameters.total:,}", "100%"))
+    return ReportTable(
+        key="parameters",
+        title="Parameters",
+        columns=("component", "parameters", "share"),
+        rows=tuple(rows),
+        note="The head is the embedding again." if not parameters.head else "",
+        emphasised=frozenset({len(rows) - 1}),
+    )
+
+
+def flops_parts(stage: StageFlops) -> dict[str, float]:
+    """FLOPs a token by type of layer. Attention's matrices and its work over the context are told apart."""
+    parts = {}
+    for kind, projections in stage.projections.items():
+        if kind == "attention":
+            parts["attention, matrices"] = projections
+            parts["attention, over the context"] = stage.attention_quadratic
+        else:
+            parts[kind_title(kind)] = projections + stage.linear_mixing.get(kind, 0.0)
+    return parts | {"feed-forward": stage.feed_forward, "head": stage.head}
+
+
+def flops_table(plan: BudgetPlan) -> ReportTable:
+    """GFLOP a token by type of layer and context, and what the stage takes in all."""
+    names = list(flops_parts(plan.flops[0]))
+    rows = []
+    for stage in plan.flops:
+        parts = flops_parts(stage)
+        rows.append(
+            (
+                f"{stage.context_tokens:,}",
+                *(f"{parts[name] / _GIGA:,.3g}" for name in names),
+                f"{stage.per_token / _GIGA:,.4g}",
+                f"{stage.recomputed / _GIGA:,.3g}" if stage.recomputed else "–",
+                count(stage.tokens),
+                f"{stage.total:.2e}",
+            )
+        )
+    rows.append(("all", *("" for _ in names), "", "", count(sum(s.tokens for s in plan.flops)),
+                 f"{plan.total_flops:.2e}"))  # fmt: skip
+    return ReportTable(
+        key="flops",
+        title="GFLOP to train on one token, by type of layer",
+        columns=("context", *names, "sum", "recomputed", "tokens", "FLOPs"),
+        rows=tuple(rows),
+        note="Forward and backward; recomputed blocks are work, not progress, and no part of the sum.",
+        emphasised=frozenset({len(rows) - 1}),
+        left_columns=0,
+    )
+
+
+def gpu_sizes_gb(plan: BudgetPlan) -> list[float]:
+    """Memory of the GPUs that the plan's offers have, each size once, the smallest first."""
+    return sorted({option.offer.gpu_memory_gb for option in plan.options if option.offer is not None})
+
+
+def placement_words(row: MemoryRow) -> str:
+    """How a stage is placed, in a few words."""
+    words = {
+        f"ZeRO-{row.zero_stage}": True,
+        f"micro-batch {row.micro_batch}": row.micro_batch > 1,
+        f"rows over {row.sequence_parallel}": row.sequence_parallel > 1,
+        "recomputed": row.gradient_checkpointing,
+        "feed-forward in parts": row.feed_forward_chunk_tokens is not None,
+        "inputs on CPU": row.offload_activations,
+        "optimiser on CPU": row.offload_optimizer,
+        "weights on CPU": row.offload_parameters,
+    }
+    return ", ".join(word for word, holds in words.items() if holds)
+
+
+def quickest_within(rows: Sequence[MemoryRow], memory_gb: float) -> MemoryRow | None:
+    """The placement that fits and costs least time; None when none fits."""
+    fitting = [row for row in rows if row.total_bytes <= memory_gb * _GB]
+    return min(fitting, key=lambda row: (row.slowdown, row.total_bytes), default=None)
+
+
+def memory_table(plan: BudgetPlan) -> ReportTable:
+    """Each stage as the profile places it, and for each size of GPU whether that fits or what would."""
+    sizes = gpu_sizes_gb(plan)
+    rows = []
+    for stage in plan.request.stages:
+        grid = [row for row in plan.memory if row.stage == stage.name]
+        own = next((row for row in grid if row.is_profile), None)
+        if own is None:
+            continue
+        rows.append(
+            (
+                stage.name,
+                f"{stage.context_tokens:,}",
+                placement_words(own),
+                f"{own.states_bytes / _GB:,.3g}",
+                f"{(own.buffers_bytes + own.activations_bytes) / _GB:,.3g}",
+                f"{own.total_bytes / _GB:,.3g}",
+                *(_fit(own, grid, size) for size in sizes),
+            )
+        )
+    return ReportTable(
+        key="memory",
+        title=f"GB on each of {plan.request.ranks} GPUs, and whether it fits",
+        columns=("stage", "context", "placement", "states", "rest", "sum", *(f"in {size:g} GB" for size in sizes)),
+        rows=tuple(rows),
+        note="yes: as the profile places it; GB: the quickest other placement of the grid; no: none of the grid. "
+        "Tensors alone.",
+        left_columns=1,
+    )
+
+
+def _fit(own: MemoryRow, grid: Sequence[MemoryRow], size_gb: float) -> str:
+    if own.total_bytes <= size_gb * _GB:
+        return "yes"
+    other = quickest_within(grid, size_gb)
+    return "no" if other is None else f"{other.total_bytes / _GB:,.3g} GB"
+
+
+def memory_grid_table(plan: BudgetPlan) -> ReportTable:
+    """GB by stage and ZeRO stage with one row at a time, with and without recomputation, rows whole or shared."""
+    plain = [row for row in plan.memory if row.micro_batch == 1 and not (row.offload_activations
+             or row.offload_parameters or row.feed_forward_chunk_tokens)]  # fmt: skip
+    columns = sorted({(row.zero_stage, row.offload_optimizer) for row in plain}, key=lambda key: (key[1], key[0]))
+    cells = {
+        (row.stage, row.sequence_parallel, row.gradient_checkpointing, row.zero_stage, row.offload_optimizer): row
+        for row in plain
+    }
+    contexts = {stage.name: stage.context_tokens for stage in plan.request.stages}
+    rows = []
+    for stage, shared, recomputed in dict.fromkeys(key[:3] for key in cells):
+        found = [cells.get((stage, shared, recomputed, *column)) for column in columns]
+        rows.append(
+            (
+                f"{contexts[stage]:,}",
+                "whole" if shared == 1 else f"over {shared} GPUs",
+                "recomputed" if recomputed else "kept",
+                *("–" if row is None else f"{row.total_bytes / _GB:,.1f}" for row in found),
+            )
+        )
+    return ReportTable(
+        key="memory-grid",
+        title="GB on each GPU by placement, one row at a time",
+        columns=("context", "rows", "blocks",
+                 *(f"ZeRO-{zero}{', optimiser on CPU' if away else ''}" for zero, away in columns)),
+        rows=tuple(rows),
+        left_columns=3,
+    )  # fmt: skip
