@@ -64,6 +64,11 @@ class Attempt:
         return self.seconds / 3600 * self.usd_per_hour
 
     @property
+    def wasted_usd(self) -> float:
+        """Its dollars when it ended without a result, else nothing."""
+        return self.usd if self.outcome in WASTED else 0.0
+
+    @property
     def day(self) -> str:
         """UTC day the attempt started, YYYY-MM-DD."""
         return time.strftime("%Y-%m-%d", time.gmtime(self.started))

@@ -79,6 +79,30 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A bar with the interval and the mark it was expected in, all in percent of the track; None: not expected."""
+
+    label: str
+    value: str
+    length: float
+    low: float | None
+    high: float | None
+    mark: float | None
+    told: str
+    tone: str = "accent"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Bars over the intervals they were expected in, on one scale."""
+
+    kind: ClassVar[str] = "spans"
+    title: str
+    spans: list[Span]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class HeatMap:
     """A grid of shares in 0..1; a None cell was not measured."""
 
@@ -165,7 +189,7 @@ class LinkList:
     links: list[tuple[str, str]]
 
 
-Block = Table | Facts | Bars | HeatMap | Chart | ChartRow | Image | Documents | Note | Code | LinkList
+Block = Table | Facts | Bars | Spans | HeatMap | Chart | ChartRow | Image | Documents | Note | Code | LinkList
 
 
 @dataclass(frozen=True)

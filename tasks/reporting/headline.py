@@ -44,6 +44,11 @@ def _verdict(summary: RunSummary) -> tuple[str, str]:
     found = facts.gates(summary)
     if summary.status.lower() in ("failed", "crashed", "cancelled"):
         return f"The run {summary.status.lower()} before its end", "bad"
+    if summary.status.lower() == "waiting":
+        return "The run waits for an answer about its budget", "warn"
+    if summary.status.lower() == "stopped":
+        judged = f"; its partial model passed {found.passed} of {len(found.rows)} gates" if found.rows else ""
+        return f"The run was stopped for its budget{judged}", "warn"
     if summary.status.lower() != "completed":
         return f"The run is {summary.status.lower()}", "quiet"
     if not found.rows:

@@ -29,6 +29,7 @@ from tasks.reporting.blocks import (
 from tasks.reporting.charts import Axes, Point, Series, line_chart, scatter_chart
 from tasks.reporting.excerpts import excerpt, redacted
 from tasks.reporting.formatting import NOT_KNOWN, dollars, duration, figure, heading, number, percent, size
+from tasks.reporting.plan_section import plan_section
 from tasks.reporting.summary import RunSummary, StageSummary
 from tasks.reporting.training_section import training_blocks
 
@@ -50,7 +51,11 @@ def all_sections(summary: RunSummary) -> list[Section]:
         pipeline, data, documents, tokenizer, training, evaluation, quantization, gates, registration, samples,
         cost, lineage, environment,
     ]  # fmt: skip
-    return [make(summary) for make in makers]
+    sections = [make(summary) for make in makers]
+    plan = plan_section(summary)
+    if plan is not None:
+        sections.insert(1 + [section.anchor for section in sections].index("cost"), plan)
+    return sections
 
 
 def pipeline(summary: RunSummary) -> Section:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.artifacts import Manifest
 from tasks.registration.version import RegisteredVersion
+from tasks.reporting.plan_comparison import BudgetDecision, PlanComparison
 
 
 class _Part(BaseModel):
@@ -74,7 +75,7 @@ class RunSummary(_Part):
     flow_run_id: str
     run_name: str
     profile: str
-    status: str = Field(description="completed, failed, cancelled or running")
+    status: str = Field(description="completed, stopped or waiting (by the budget), failed, cancelled or running")
     started_at: datetime
     finished_at: datetime | None = None
     code_version: str = ""
@@ -85,6 +86,8 @@ class RunSummary(_Part):
     links: dict[str, str] = Field(default_factory=dict, description="title -> http(s) address")
     samples: list[TextSample] = Field(default_factory=list)
     registered: RegisteredVersion | None = None
+    plan: PlanComparison | None = Field(default=None, description="planned cost beside the actual one")
+    decisions: list[BudgetDecision] = Field(default_factory=list, description="of the budget guard, in order")
 
     @property
     def seconds(self) -> float:

@@ -7,6 +7,7 @@ import textwrap
 from tasks.reporting import facts
 from tasks.reporting.formatting import dollars, duration, size
 from tasks.reporting.headline import headline
+from tasks.reporting.plan_section import plan_sentence
 from tasks.reporting.sections import format_rows
 from tasks.reporting.summary import RunSummary, StageSummary
 
@@ -39,10 +40,31 @@ def _stage_lines(summary: RunSummary) -> list[str]:
     width = max((len(stage.title) for stage in shown), default=0)
     lines = [
         f"{stage.title:<{width}}  {_state(stage):<8}{duration(stage.seconds):>13}{dollars(stage.usd):>12}"
+        + _planned(summary, stage)
         for stage in shown
     ]
     hidden = len(summary.stages) - len(shown)
-    return [*lines, f"… and {hidden} more stages"] if hidden else lines
+    lines += [f"… and {hidden} more stages"] if hidden else []
+    return lines + _plan_lines(summary)
+
+
+def _planned(summary: RunSummary, stage: StageSummary) -> str:
+    """What the stage was planned to cost, and what all its attempts took of it; nothing for a run without a plan."""
+    if summary.plan is None:
+        return ""
+    row = next((row for row in summary.plan.rows if row.stage == stage.name), None)
+    if row is None or row.planned_usd is None:
+        return f"{'no plan':>20}"
+    if not row.planned_usd:
+        return ""
+    ratio = "" if row.ratio is None else f"× {row.ratio:.2f}"
+    return f"{dollars(row.planned_usd) + ' planned':>20}{ratio:>9}"
+
+
+def _plan_lines(summary: RunSummary) -> list[str]:
+    if summary.plan is None or summary.plan.ratio is None:
+        return []
+    return ["", *textwrap.wrap(plan_sentence(summary.plan), _WIDTH)]
 
 
 def _state(stage: StageSummary) -> str:
