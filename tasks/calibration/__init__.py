@@ -1,12 +1,14 @@
 """Calibration: what training really takes on the machine at hand, measured in two minutes, and what follows from it.
 
-Public surface: `Calibration`, `CalibrationStore`, `Hardware`, `Measurement`, `MemoryMeasurement`, `Setup`, `StepTime`,
-`Variant`, `fit_step_time`, `this_hardware`.
+Public surface: `calibrate`, `Calibration`, `CalibrationStore`, `Hardware`, `Measurement`, `MemoryMeasurement`,
+`Setup`, `StepTime`, `Variant`, `fit_step_time`, `predicted_memory`, `this_hardware`.
 """
 
+from tasks.calibration.calibrate import calibrate
 from tasks.calibration.calibration import Calibration
 from tasks.calibration.hardware import Hardware, this_hardware
 from tasks.calibration.measurement import Measurement, MemoryMeasurement
+from tasks.calibration.peak_memory import predicted_memory
 from tasks.calibration.setup import Setup, Variant
 from tasks.calibration.step_time import StepTime, fit_step_time
 from tasks.calibration.store import CalibrationStore
@@ -20,6 +22,8 @@ __all__ = [
     "Setup",
     "StepTime",
     "Variant",
+    "calibrate",
     "fit_step_time",
+    "predicted_memory",
     "this_hardware",
 ]

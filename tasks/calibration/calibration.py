@@ -45,6 +45,10 @@ class Calibration(BaseModel):
     startup_seconds: float = Field(ge=0, description="until a trainer's second update: loading, building, first calls")
     evaluation_share: float = Field(ge=0, description="seconds of a held-out micro-batch over those of a training one")
     checkpoint_stall_seconds: float = Field(ge=0, description="for which training stands still for one checkpoint")
+    process_peak_bytes: int | None = Field(
+        None,
+        description="the trainer's process at its largest, libraries and the allocator's slack included",
+    )
     measuring_seconds: float = Field(ge=0, description="that all this took")
     transferred_from: ModelConfig | None = Field(
         None, description="the model that was measured, where `model` was not and its figures follow by FLOPs"
@@ -130,6 +134,7 @@ class Calibration(BaseModel):
                 "step_times": tuple(scaled(fitted) for fitted in self.step_times),
                 "checkpoint_stall_seconds": self.checkpoint_stall_seconds * parameters,
                 "memory": (),
+                "process_peak_bytes": None,
                 "transferred_from": self.transferred_from or self.model,
             }
         )
