@@ -32,6 +32,7 @@ class GpuKind(BaseModel):
     title: str = Field(description="as shown in tables")
     memory_gb: float = Field(gt=0, description="10^9 bytes that tensors may take: what the data sheet calls GB")
     peak_bf16_teraflops: float = Field(gt=0, description="dense, without structured sparsity")
+    peak_fp32_teraflops: float = Field(gt=0, description="of plain float32, without TF32")
     memory_bandwidth_gb_per_second: float = Field(gt=0, description="10^9 bytes a second")
     default_mfu: float = Field(gt=0, le=1, description="model FLOPs utilisation to expect where none was measured")
     mfu_source: str = Field(min_length=1, description="what `default_mfu` rests on")
@@ -69,12 +70,13 @@ class Offer(BaseModel):
     variant: Variant = Field(description="how it is bought")
     usd_per_hour: float = Field(ge=0, description="of the whole instance")
     peak_bf16_teraflops: float = Field(gt=0, description="dense, one GPU")
+    peak_fp32_teraflops: float | None = Field(None, gt=0, description="plain float32, one GPU; None: not known")
     memory_bandwidth_gb_per_second: float = Field(gt=0, description="of one GPU, 10^9 bytes a second")
     cpu_memory_gb: float | None = Field(None, gt=0, description="of the whole instance; None: not known")
     network_gigabits_per_second: float | None = Field(
         None, gt=0, description="of the whole instance to the others; None: not known, or not connected"
     )
-    default_mfu: float = Field(gt=0, le=1, description="of this kind of GPU, where none was measured")
+    default_mfu: float = Field(0.4, gt=0, le=1, description="of this kind of GPU, where none was measured")
     preemptions_per_hour: float = Field(0.0, ge=0, description="of one spot instance, an assumption; 0 otherwise")
     edition: str = Field("", description="told apart from today's price of the same machine: `founding`; else empty")
     derived: bool = Field(False, description="the price follows from another by a rule; nobody published it")
@@ -138,7 +140,7 @@ class PriceCatalog(BaseModel):
             if today - offer.as_of > STALE_AFTER:
                 stale.setdefault(offer.as_of, []).append(offer)
         return tuple(
-            f"prices of {day.isoformat()} ({len(offers)}: {', '.join(sorted({offer.provider for offer in offers}))}) are "
+            f"{len(offers)} prices of {day.isoformat()} ({', '.join(sorted({offer.provider for offer in offers}))}) are "
             f"{(today - day).days} days old; check them before you commit money."
             for day, offers in sorted(stale.items())
         )
@@ -237,7 +239,8 @@ class _CatalogFile(BaseModel):
         kind = self.gpus[instance.gpu]
         return Offer(
             **instance.model_dump(exclude={"prices"}), **price.model_dump(),
-            gpu_memory_gb=kind.memory_gb, peak_bf16_teraflops=kind.peak_bf16_teraflops,
+            gpu_memory_gb=kind.memory_gb,
+            peak_bf16_teraflops=kind.peak_bf16_teraflops, peak_fp32_teraflops=kind.peak_fp32_teraflops,
             memory_bandwidth_gb_per_second=kind.memory_bandwidth_gb_per_second, default_mfu=kind.default_mfu,
             preemptions_per_hour=self._preemptions(price.variant),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """What a training pipeline will take, before anything is spent: parameters, FLOPs, memory, hours and dollars.
 
-Public surface: `PlanRequest` (with `Assumptions`, `CorpusFacts`, `Machine`, `MeasuredRate`) in, `BudgetPlan` (with its
-parts) out.
+Public surface: `plan`; `PlanRequest` (with `Assumptions`, `CorpusFacts`, `Machine`, `MeasuredRate`) goes in,
+`BudgetPlan` (with its parts) comes out.
 """
 
 from tasks.planning.plan import (
@@ -16,6 +16,7 @@ from tasks.planning.plan import (
     StageFlops,
     StageTime,
 )
+from tasks.planning.planner import plan
 from tasks.planning.request import Assumptions, CorpusFacts, Machine, MeasuredRate, PlanRequest
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "Remedy",
     "StageFlops",
     "StageTime",
+    "plan",
 ]

@@ -87,8 +87,9 @@ class MemoryRow(_Part):
     buffers_bytes: int = Field(description="communication")
     activations_bytes: int = Field(description="kept for the backward pass, and the fullest phase's working memory")
     cpu_bytes: int = Field(description="of the processor's memory, all ranks together")
-    largest_context: int | None = Field(None, description="that fits `gpu_bytes`; None: not asked for")
-    gpu_bytes: float | None = Field(None, description="of the GPU that `largest_context` is for")
+    largest_contexts: dict[str, int] = Field(
+        {}, description="longest context that fits so placed, by GB of the GPU; asked for one row at a time only"
+    )
     slowdown: float = Field(description="time added by this placement, as a share of the bare computation's")
     is_profile: bool = Field(False, description="this is the profile's own placement")
 
@@ -112,7 +113,7 @@ class StageTime(_Part):
     hours: float = Field(description="wall clock, without preemptions")
     gpu_hours: float = Field(description="of the GPUs that are paid for")
     tokens_per_second: float = Field(description="of all GPUs together")
-    mfu: float = Field(description="that the hours follow from: model FLOPs over the peak of the GPUs that work")
+    mfu: float | None = Field(description="model FLOPs over the peak of the GPUs that work; None on a measured machine")
     slowdown: float = Field(description="time added by the placement beyond what the assumed MFU includes, as a share")
     placement: MemoryRow | None = Field(description="how the stage is placed; None on a machine that was measured")
 
@@ -158,6 +159,11 @@ class Option(_Part):
     cost: CostLines | None = Field(description="None when it does not fit")
     committed_usd: float = Field(0.0, description="that a reservation's whole term takes, used or not; 0 otherwise")
     notes: tuple[str, ...] = Field((), description="what to know: idle GPUs, other placements, why nothing fits")
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it fits, binds to nothing beyond the hours used, and has a price that is not kept for comparison."""
+        return self.cost is not None and not self.committed_usd and (self.offer is None or not self.offer.edition)
 
     @property
     def usd(self) -> float:
@@ -226,8 +232,8 @@ class BudgetPlan(_Part):
         return {option.name: option for option in self.options}[name]
 
     def usable(self) -> tuple[Option, ...]:
-        """Options that fit and bind to nothing beyond the hours used, the cheapest first."""
-        return tuple(option for option in self.options if option.cost is not None and not option.committed_usd)
+        """Options that fit, bind to nothing beyond the hours used and have today's price, the cheapest first."""
+        return tuple(option for option in self.options if option.is_usable)
 
     def cheapest_by(self, deadline_hours: float) -> Option | None:
         """The cheapest usable option whose training ends within so many hours."""
