@@ -16,11 +16,12 @@ from infra.budget import ComputePrice, Ledger
 from infra.errors import BudgetExceeded
 from tasks.forecasting import Evidence, Forecast, ForecastStage, estimate_stages
 from tasks.forecasting.estimates import dollars
-from tasks.forecasting.evidence import rate_of_manifest
+from tasks.forecasting.evidence import TrainingRate, rate_of_manifest, speed_key
 from tasks.guard.config import GuardConfig
 
 #: What a stage reports of its remaining time, in seconds.
 ETA_METRIC = "train/eta_seconds"
+SPEED_METRIC = "throughput/tokens_per_second"
 #: Other runs of the same profile may spend meanwhile: what they did is looked up so often.
 _LEDGER_SECONDS = 5.0
 #: A stage's own progress tells its remaining time once so much of it is done.
@@ -71,11 +72,22 @@ class BudgetGuard:
         attempts = self._ledger.attempts()
         return sum(a.usd for a in attempts if a.profile == self.profile and a.attempt_id != without)
 
-    def forecast(self, spent_usd: float | None = None) -> Forecast:
-        """The end of the run as seen from now."""
+    def forecast(self, spent_usd: float | None = None, tokens_per_second: tuple[str, float] | None = None) -> Forecast:
+        """The end of the run as seen from now; tokens_per_second: (stage, its speed) of the one that trains."""
         spent = self.spent_usd() if spent_usd is None else spent_usd
-        stages = estimate_stages(list(self._stages.values()), self.evidence, self.price)
+        evidence = self.evidence
+        if tokens_per_second is not None:
+            evidence = self._with_running(*tokens_per_second)
+        stages = estimate_stages(list(self._stages.values()), evidence, self.price)
         return Forecast(spent_usd=spent, stages=stages)
+
+    def _with_running(self, name: str, tokens_per_second: float) -> Evidence:
+        """What the running stage tells of those after it, behind what was measured of their own contexts."""
+        config = self._stages[name].training
+        if config is None or not tokens_per_second > 0:
+            return self.evidence
+        rate = TrainingRate(speed_key(config.model_dump(mode="json")), config.context_tokens, tokens_per_second, 1.0)
+        return replace(self.evidence, rates=(*self.evidence.rates, rate))
 
     def before(self, name: str) -> Forecast:
         """Look ahead before a stage starts. Raises BudgetHold."""
@@ -99,10 +111,12 @@ class BudgetGuard:
         """For the progress of a stage's attempt."""
         return StageWatch(self, name, attempt_id)
 
-    def progressed(self, name: str, remaining_seconds: float, spent_usd: float) -> Forecast:
-        """A stage tells how long it will still take. Raises BudgetHold."""
+    def progressed(
+        self, name: str, remaining_seconds: float, spent_usd: float, tokens_per_second: float | None = None
+    ) -> Forecast:
+        """A stage tells how long it will still take, and how fast it trains. Raises BudgetHold."""
         self._stages[name] = replace(self._stages[name], remaining_seconds=remaining_seconds)
-        forecast = self.forecast(spent_usd)
+        forecast = self.forecast(spent_usd, (name, tokens_per_second) if tokens_per_second else None)
         self._judge(name, forecast)
         return forecast
 
@@ -155,7 +169,7 @@ class StageWatch:
         if remaining is None:
             return None
         self._last_forecast = time.monotonic()
-        return self._guard.progressed(self._name, remaining, spent)
+        return self._guard.progressed(self._name, remaining, spent, (metrics or {}).get(SPEED_METRIC))
 
     def _spent(self) -> float:
         now = time.monotonic()

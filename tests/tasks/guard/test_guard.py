@@ -195,6 +195,23 @@ def test_what_a_finished_stage_taught_is_used_for_the_next(ledger: Ledger) -> No
     assert 100 < second.seconds < 150  # a little more than a hundred updates of a second, for the longer context
 
 
+def test_the_stages_after_a_running_one_are_judged_by_its_speed(ledger: Ledger, clock: Clock) -> None:
+    stages = [
+        ForecastStage("training-1", "1", training_stage()),
+        ForecastStage("training-2", "2", training_stage("long", 128)),
+    ]
+    evidence = Evidence(peak_flops_per_second=1e18)  # far too fast
+    guard = BudgetGuard(
+        GuardConfig(settling_steps=1), ledger, PROFILE, PRICE, None, stages, evidence, logging.getLogger("test")
+    )
+    report = {"step": 1, "train/eta_seconds": 99.0, "throughput/tokens_per_second": 1024.0}
+    forecast = guard.watch("training-1", "attempt")(0.01, report)
+    assert forecast is not None
+    assert forecast.stages[1].basis is Basis.SCALED
+    assert 100 < forecast.stages[1].seconds < 150
+    assert guard.forecast().stages[1].basis is Basis.ASSUMED, "nothing is learnt from it for good until it is finished"
+
+
 def test_a_warning_above_the_question_is_refused() -> None:
     with pytest.raises(ValueError, match=r"warn_probability 0\.6 exceeds suspend_probability 0\.5; lower it"):
         GuardConfig(warn_probability=0.6)
