@@ -10,7 +10,7 @@ Public surface, by subject:
 * what matters: `sensitivity` -> `Sensitivity` of `Swing`s;
 * measures: `values_of` the `Mitigation`s `best_interval`, `robust_checkpointing`, `provider_failover`, `without_spot`,
   `data_validation`, `calibration_run` -> `MitigationValue`;
-* checkpoints: `expected_hours`, `young_interval`, `daly_interval`, `exact_interval`, `interval_study` -> `IntervalStudy`;
+* checkpoints: `expected_hours`, `young_interval`, `daly_interval`, `exact_interval`, `interval_study`;
 * dates: `schedule` `Activity`s, `timeline_of` a model -> `Timeline` of `Scheduled`;
 * money back: `returns_of` an `Investment` -> `Returns`; `InferenceSaving`;
 * the founding report's budgets: `SEED_TIERS`, `check_tiers` -> `TierFinding`.
