@@ -12,6 +12,8 @@ from infra.artifacts import ArtifactStore, Stage, StageConfig, plan_fingerprint
 from infra.budget import Ledger
 from infra.errors import ArtifactCorrupted
 from tasks import deduplication, download, evaluation, quality, quantization, registration, tokenization, training
+from tasks.registration import RegistrationConfig, partial_training
+from tasks.registration.formats import FLOAT32
 from tasks.registration.task import ensure_registered_afterwards
 from tasks.stage_task import Afterwards
 from tasks.training import TrainingStageConfig
@@ -43,6 +45,38 @@ class PlannedState:
 
 def build_graph(config: PipelineConfig, stages: Sequence[TrainingStageConfig] | None = None) -> list[PlannedStage]:
     """The stages in an order in which they can run; `stages` replaces the curriculum by a shortened one."""
+    nodes = _up_to_the_model(config, config.training_stages() if stages is None else stages)
+    measured = {"checkpoint": nodes[-1].name, "tokens": "tokenization"}
+    return [
+        *nodes,
+        PlannedStage("evaluation", "Evaluation", evaluation.STAGE, config.evaluation, measured),
+        PlannedStage(
+            "quantization",
+            "Quantization",
+            quantization.STAGE,
+            config.quantization,
+            {**measured, "evaluation": "evaluation"},
+        ),
+        _registration(config.registration, {**measured, "evaluation": "evaluation", "quantized": "quantization"}),
+    ]
+
+
+def build_partial_graph(
+    config: PipelineConfig, stages: Sequence[TrainingStageConfig], reason: str
+) -> list[PlannedStage]:
+    """The graph of a run that was stopped: what was trained (`stages`, of `stop_at`) is registered as it is.
+
+    Nothing is evaluated or quantized, so the model is served in float32 and becomes no champion. It is registered as
+    partial unless its curriculum, shortened or not, had come to its end.
+    """
+    nodes = _up_to_the_model(config, stages)
+    changes = {"serve_format": FLOAT32, "partial": partial_training(config.training_stages(), stages, reason)}
+    settings = config.registration.model_copy(update=changes)
+    return [*nodes, _registration(settings, {"checkpoint": nodes[-1].name, "tokens": "tokenization"})]
+
+
+def _up_to_the_model(config: PipelineConfig, stages: Sequence[TrainingStageConfig]) -> list[PlannedStage]:
+    """From the sources to the last checkpoint."""
     nodes = [
         PlannedStage("download", "Download", download.STAGE, config.download),
         PlannedStage("quality", "Quality filter", quality.STAGE, config.quality, {"documents": "download"}),
@@ -54,36 +88,22 @@ def build_graph(config: PipelineConfig, stages: Sequence[TrainingStageConfig] | 
         ),
     ]
     previous = ""
-    for index, stage_config in enumerate(config.training_stages() if stages is None else stages):
+    for index, stage_config in enumerate(stages):
         name = f"training-{index + 1}-{stage_config.name}"
         title = f"Training: {stage_config.name} ({stage_config.context_tokens} tokens of context)"
         inputs = {"tokens": "tokenization"} | ({"previous": previous} if previous else {})
         nodes.append(PlannedStage(name, title, training.STAGE, stage_config, inputs))
         previous = name
-    measured = {"checkpoint": previous, "tokens": "tokenization"}
-    nodes += [
-        PlannedStage("evaluation", "Evaluation", evaluation.STAGE, config.evaluation, measured),
-        PlannedStage(
-            "quantization",
-            "Quantization",
-            quantization.STAGE,
-            config.quantization,
-            {**measured, "evaluation": "evaluation"},
-        ),
-        PlannedStage(
-            "registration",
-            "Registration",
-            registration.STAGE,
-            config.registration,
-            {**measured, "evaluation": "evaluation", "quantized": "quantization"},
-            partial(
-                ensure_registered_afterwards,
-                copy_limit_megabytes=config.registration.copy_limit_megabytes,
-                promotion=config.registration.promotion,
-            ),
-        ),
-    ]
     return nodes
+
+
+def _registration(settings: RegistrationConfig, inputs: dict[str, str]) -> PlannedStage:
+    afterwards = partial(
+        ensure_registered_afterwards,
+        copy_limit_megabytes=settings.copy_limit_megabytes,
+        promotion=settings.promotion,
+    )
+    return PlannedStage("registration", "Registration", registration.STAGE, settings, inputs, afterwards)
 
 
 def plan(

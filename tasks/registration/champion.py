@@ -27,6 +27,7 @@ from tasks.registration.versions import (
     CHAMPION,
     COMPARED_WITH,
     COMPARISON,
+    GATES,
     GATES_PASSED,
     MISSED,
     PENDING,
@@ -34,6 +35,7 @@ from tasks.registration.versions import (
     PROMOTION,
     ROLLED_BACK,
     TEXT_LIMIT,
+    UNEVALUATED,
     aliased,
     all_versions,
     describe,
@@ -162,6 +164,14 @@ def gather(
 ) -> Evidence:
     """Compare two versions; `read` gives the candidate's items where they are at hand."""
     names = (f"{candidate.name} version {candidate.version}", f"{champion.name} version {champion.version}")
+    unmeasured = [
+        label
+        for label, version in zip(names, (candidate, champion), strict=True)
+        if version.tags.get(GATES) == UNEVALUATED
+    ]
+    if unmeasured:
+        reason = f"there is no evaluation of {' nor of '.join(unmeasured)}, whose training was stopped early"
+        return Evidence(Comparison(*names, not_run=reason))
     try:
         ours = read() if read else items_of_version(client, candidate)
         theirs = items_of_version(client, champion)
@@ -180,7 +190,7 @@ def _refusal(
 ) -> str | None:  # fmt: skip
     """Why the version does not become champion by itself; None when it does."""
     if not decision.passed:
-        return "not every gate passed" if decision.rows else "no gate was judged"
+        return decision.withheld or ("not every gate passed" if decision.rows else "no gate was judged")
     if rival is None or evidence is None:
         return None
     if rule == "not-worse" and evidence.objections:

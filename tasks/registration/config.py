@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from infra.artifacts import StageConfig, run_argument
+from infra.artifacts import StageConfig, added_argument, run_argument
 from tasks.registration.formats import FORMATS
+from tasks.registration.partial import PartialTraining
 
 PromotionRule = Literal["not-worse", "gates"]
 
@@ -30,6 +31,9 @@ class RegistrationConfig(StageConfig):
         "not-worse",
         "what a new version needs to become champion by itself: `gates`: every gate passed; `not-worse`: that, and no "
         "metric significantly worse than the present champion's",
+    )
+    partial: PartialTraining | None = added_argument(
+        None, "what the model was trained on of its plan, filled in where its training was stopped early"
     )
 
     @field_validator("formats")

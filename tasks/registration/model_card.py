@@ -14,6 +14,7 @@ from tasks.registration.config import RegistrationConfig
 from tasks.registration.formats import FORMATS
 from tasks.registration.gates import Decision
 from tasks.registration.lineage import Lineage
+from tasks.registration.shortened import shortened_stages
 
 _MAXIMUM_CELL_CHARACTERS = 200
 #: Kinds whose tables tell the story of the data, in the order of the flow.
@@ -61,6 +62,8 @@ def model_card(
         manifests=manifests,
         missing=lineage.missing,
         limitations=limitations(formats, mixers),
+        partial=config.partial,
+        shortened=[f"{text[:1].upper()}{text[1:]}." for text in shortened_stages(lineage)],
     )  # fmt: skip
 
 
@@ -100,7 +103,10 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = " ".join(text.split())[:_MAXIMUM_CELL_CHARACTERS]
+    return _escaped(" ".join(text.split())[:_MAXIMUM_CELL_CHARACTERS])
+
+
+def _escaped(text: str) -> str:
     # Sample texts and source names are data: no cell ends early, no tag or link comes alive.
     for character in ("\\", "|", "<", "[", "`"):
         text = text.replace(character, f"\\{character}" if character != "<" else "&lt;")
@@ -113,6 +119,7 @@ def _environment() -> Environment:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     environment.filters["table"] = markdown_table
     environment.filters["figures"] = figures
+    environment.filters["escaped"] = _escaped
     return environment
 
 

@@ -1,8 +1,8 @@
 """The MLflow registry: one version a bundle, aliases that say which one to use, and the way back.
 
-`candidate` is the newest version. `champion` moves by itself only to a version whose gates all passed and which is
-not shown to be worse than the present one (`tasks.registration.champion`), and remembers the one before it; `rollback`
-returns to that one.
+`candidate` is the newest version, `partial` the newest whose training was stopped early (which is no candidate).
+`champion` moves by itself only to a version whose gates all passed and which is not shown to be worse than the present
+one (`tasks.registration.champion`), and remembers the one before it; `rollback` returns to that one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ from tasks.registration.versions import (
     GATES_PASSED,
     MISSED,
     MODEL_PATH,
+    PARTIAL_ALIAS,
     PENDING,
     PROMOTION,
     ROLLED_BACK,
     TEXT_LIMIT,
+    UNEVALUATED,
     aliased,
     all_versions,
     describe,
+    is_partial,
     number_of,
     open_registry,
     with_fingerprint,
@@ -79,12 +82,21 @@ def ensure_registered(
     else:
         version, created = _create_once(client, name, artifact, run_id, copy_limit_bytes, decision, save)
     with promotion_lock(client, name):  # of two runs, the one that looked first must not set the alias last
-        client.set_registered_model_alias(name, CANDIDATE, all_versions(client, name)[0].version)
+        _point_at_newest(client, name)
     undecided = version.tags.get(PROMOTION) == PENDING
     lost = aliased(client, name, CHAMPION) is None and version.tags.get(ROLLED_BACK) != "true"
     if undecided or lost:
         decide_promotion(client, version, artifact, decision, promotion)
     return describe(client, name, version.version, created=created)
+
+
+def _point_at_newest(client: MlflowClient, name: str) -> None:
+    """`candidate` at the newest whole model, `partial` at the newest one whose training was stopped early."""
+    found = all_versions(client, name)
+    for alias, wanted in ((CANDIDATE, False), (PARTIAL_ALIAS, True)):
+        newest = next((version for version in found if is_partial(version) is wanted), None)
+        if newest is not None:
+            client.set_registered_model_alias(name, alias, newest.version)
 
 
 def find_version(tracking_uri: str, name: str, fingerprint: str) -> RegisteredVersion | None:
@@ -173,8 +185,10 @@ def _tags(artifact: Artifact, decision: Decision, copy_limit_bytes: float) -> di
         FINGERPRINT: manifest.fingerprint,
         PROMOTION: PENDING,
         GATES_PASSED: str(decision.passed).lower(),
-        MISSED: "; ".join(decision.missed)[:TEXT_LIMIT],
-        GATES: f"{len(decision.rows) - len(decision.missed)} of {len(decision.rows)} passed",
+        MISSED: "; ".join(decision.objections)[:TEXT_LIMIT],
+        GATES: UNEVALUATED
+        if decision.withheld and not decision.rows
+        else f"{len(decision.rows) - len(decision.missed)} of {len(decision.rows)} passed",
         "sam2.size_mb": f"{manifest.size_bytes / 1e6:.2f}",
         "sam2.code_version": manifest.code_version,
         BUNDLE_URI: artifact.uri,

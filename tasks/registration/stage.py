@@ -2,7 +2,7 @@
 
 Files: `model/` (float32 safetensors and configuration), `tokenizer.json`, the accepted quantized formats (their places
 are in `formats.py`), `evaluation/` (figures, and results item by item where the evaluation has them), `model_card.md`,
-`lineage.json`.
+`lineage.json`. Of a model whose training was stopped early there may be no formats and no evaluation.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from model.checkpoints import load_config
 from tasks.evaluation.items import ITEMS_FILE
 from tasks.registration.config import RegistrationConfig
 from tasks.registration.formats import EVALUATION_DIRECTORY, FLOAT32, FORMATS, format_files
-from tasks.registration.gates import decide
+from tasks.registration.gates import WITHHELD, Decision, decide_bundle
 from tasks.registration.lineage import Lineage, lookup_beside, trace
 from tasks.registration.model_card import model_card
+from tasks.registration.shortened import shortening_tags
 
 MODEL_CARD, LINEAGE, TOKENIZER = "model_card.md", "lineage.json", "tokenizer.json"
 #: What later versions are compared by; evaluations of earlier versions have no items.
@@ -33,12 +34,12 @@ _CARRIED_METRICS = ("eval/bits_per_byte", "eval/perplexity", "eval/needle/recall
 def bundle(context: StageContext[RegistrationConfig]) -> StageResult:
     """Copy the files, write card and lineage, and carry the gates' verdicts on.
 
-    Inputs: `tokens`, `checkpoint`, `evaluation`, `quantized`. Raises ConfigurationError when the
-    format to serve is not in the bundle.
+    Inputs: `tokens`, `checkpoint`, and where the run got so far `evaluation` and `quantized`. Raises
+    ConfigurationError when the format to serve is not in the bundle.
     """
     config, inputs = context.config, context.inputs
     lineage = trace(inputs, lookup_beside(inputs.values()))
-    formats = available_formats(config, inputs["quantized"])
+    formats = available_formats(config, inputs["quantized"]) if "quantized" in inputs else []
     if config.serve_format not in (FLOAT32, *formats):
         raise ConfigurationError(
             f"registration.serve_format is '{config.serve_format}', which is not in the bundle "
@@ -47,7 +48,7 @@ def bundle(context: StageContext[RegistrationConfig]) -> StageResult:
         )
     context.report(0.1, "copying files", None)
     _copy_files(context, formats)
-    decision = decide(inputs["evaluation"].manifest)
+    decision = _decision(context)
     fingerprint = context.directory.name
     mixers = load_config(context.directory / "model").mixer_kinds
     card = model_card(config, fingerprint, lineage, decision, formats, mixers)
@@ -55,6 +56,11 @@ def bundle(context: StageContext[RegistrationConfig]) -> StageResult:
     _write(context.directory / LINEAGE, json.dumps(lineage.as_json(), indent=1, ensure_ascii=False))
     context.report(1.0, "bundle complete", None)
     return _result(context, lineage, formats)
+
+
+def _decision(context: StageContext[RegistrationConfig]) -> Decision:
+    evaluation = context.inputs.get("evaluation")
+    return decide_bundle(evaluation.manifest if evaluation else None, context.config.partial)
 
 
 def available_formats(config: RegistrationConfig, quantized: Artifact) -> list[str]:
@@ -73,7 +79,7 @@ def _copy_files(context: StageContext[RegistrationConfig], formats: list[str]) -
     for name in formats:
         for relative in format_files(inputs["quantized"], name):
             _copy(inputs["quantized"].path(relative), directory / relative)
-    measured = {entry.path for entry in inputs["evaluation"].manifest.files}
+    measured = {entry.path for entry in inputs["evaluation"].manifest.files} if "evaluation" in inputs else set()
     for name in _EVIDENCE:
         if name in measured:
             _copy(inputs["evaluation"].path(name), directory / EVALUATION_DIRECTORY / name)
@@ -90,10 +96,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _result(context: StageContext[RegistrationConfig], lineage: Lineage, formats: list[str]) -> StageResult:
-    evaluation = context.inputs["evaluation"].manifest
-    decision = decide(evaluation)
+    inputs, partial = context.inputs, context.config.partial
+    measured = inputs["evaluation"].manifest.metrics if "evaluation" in inputs else {}
+    refused = inputs["quantized"].manifest.statistics.get("refused", {}) if "quantized" in inputs else {}
+    decision = _decision(context)
     files = _files_table(context.directory)
-    metrics = {name: evaluation.metrics[name] for name in _CARRIED_METRICS if name in evaluation.metrics}
+    metrics = {name: measured[name] for name in _CARRIED_METRICS if name in measured}
     metrics["registration/size_mb"] = sum(row["size_mb"] for row in files)
     metrics["registration/gates_passed"] = float(decision.passed)
     statistics: dict[str, Any] = {
@@ -101,10 +109,15 @@ def _result(context: StageContext[RegistrationConfig], lineage: Lineage, formats
         "missed_gates": list(decision.missed),
         "explanation": decision.explanation,
         "formats": [FLOAT32, *formats],
-        "refused_formats": context.inputs["quantized"].manifest.statistics.get("refused", {}),
+        "refused_formats": refused,
         "lineage": list(lineage.manifests),
         "missing_lineage": list(lineage.missing),
     }
+    if partial is not None:
+        statistics |= {"partial": partial.as_statistics(), WITHHELD: decision.withheld}
+    tags = shortening_tags(lineage) | (partial.tags() if partial else {})
+    if tags:
+        statistics["registry_tags"] = tags
     return StageResult(metrics, {"gates": list(decision.rows), "bundle": files}, statistics)
 
 

@@ -7,9 +7,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from infra.errors import ConfigurationError
+from tasks.registration.partial import PARTIAL, PARTIAL_TOKENS
 from tasks.registration.version import RegisteredVersion
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+#: The newest version whose training was stopped early; such a one is no candidate.
+PARTIAL_ALIAS = "partial"
 FINGERPRINT = "sam2.fingerprint"
 PREVIOUS = "sam2.previous_champion"
 ROLLED_BACK = "sam2.rolled_back"
@@ -21,6 +24,8 @@ PROMOTION = "sam2.promotion"
 COMPARED_WITH, COMPARISON = "sam2.compared_with", "sam2.comparison"
 BUNDLE_URI, BUNDLE_CHECKSUM = "sam2.bundle_uri", "sam2.bundle_checksum"
 PENDING = "pending"
+#: Value of `GATES` when there was no evaluation because the run was stopped.
+UNEVALUATED = "not evaluated"
 MODEL_PATH = "model"
 TEXT_LIMIT = 4900
 _NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -107,7 +112,14 @@ def note_of(version: ModelVersion, is_champion: bool) -> str:
     return " ".join(parts)
 
 
+def is_partial(version: ModelVersion) -> bool:
+    """Whether the model's training was stopped early."""
+    return bool(version.tags.get(PARTIAL) == "true")
+
+
 def _gates_note(version: ModelVersion) -> str:
+    if is_partial(version):
+        return f"Partial: {version.tags[PARTIAL_TOKENS]} planned tokens; {version.tags.get(MISSED)}."
     if version.tags.get(GATES_PASSED) == "true":
         return f"Gates: {version.tags.get(GATES, '')}."
     missed = version.tags.get(MISSED)

@@ -1,7 +1,7 @@
 """Training: one curriculum stage at a time, exactly resumable, on one CPU process or many GPUs.
 
 Public surface: `STAGE`, `CurriculumStage`, `TrainingConfig`, `TrainingStageConfig`, `place_stages`. For a curriculum
-that is made shorter on its way: `Cut`, `shorten_curriculum`, `stop_at`, `remaining_steps`, `done_updates`, `carry_over`.
+made shorter on its way: `Cut`, `shorten_curriculum`, `stop_at`, `remaining_steps`, `done_updates`, `carry_over`.
 """
 
 from tasks.training.config import CurriculumStage, TrainingConfig, TrainingStageConfig

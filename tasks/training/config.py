@@ -342,8 +342,9 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
         """For people: what the stage was shortened by; empty when it was not."""
         if not self.cuts:
             return ""
-        after = " and ".join(f"{cut.after_step:,}" for cut in self.cuts)
-        return f"shortened from {self.planned_steps:,} to {self.steps:,} updates after update {after}"
+        made = [f"{cut.after_step:,}" for cut in self.cuts if cut.after_step]
+        when = f"after update{'s' * (len(made) > 1)} {' and '.join(made)}" if made else "before the first"
+        return f"shortened from {self.planned_steps:,} to {self.steps:,} updates {when}"
 
     def learning_rate_at(self, step: float) -> float:
         """Learning rate of update `step`, counted from 0.

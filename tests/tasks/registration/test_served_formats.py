@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from judged import PASSED
 
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, ArtifactStore, build_stage
+from tasks.registration import STAGE, PartialTraining, RegistrationConfig
+from tasks.registration.partial import PartialStage
 from tasks.registration.registry import ensure_registered
 
 Make = Callable[..., Artifact]
@@ -27,7 +30,8 @@ for name in ("model", "tasks", "infra", "flows"):
 import mlflow
 mlflow.set_tracking_uri(sys.argv[2])
 for name in sys.argv[3:]:
-    model = mlflow.pyfunc.load_model(f"models:/tiny-{name}@champion")
+    alias = "partial" if name == "partial" else "champion"
+    model = mlflow.pyfunc.load_model(f"models:/tiny-{name}@{alias}")
     answers = model.predict(["Once upon a time", "abc"], params={"maximum_new_tokens": 5})
     # A model of random weights may end at once, but not after every prompt.
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers) and any(answers), answers
@@ -39,13 +43,27 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("tasks", 
 """
 
 
-def test_every_format_answers_from_the_stored_code_alone(tracking: str, make_bundle: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def partial_bundle(store: ArtifactStore, chain: dict[str, Artifact]) -> Artifact:
+    """Of a model whose training was stopped early: neither evaluated nor quantized."""
+    stage = PartialStage(name="first", steps=1, planned_steps=2, tokens=100, planned_tokens=200)
+    settings = RegistrationConfig(
+        model_name="tiny-partial", partial=PartialTraining(stages=(stage,), reason="no money")
+    )
+    return build_stage(STAGE, settings, {name: chain[name] for name in ("checkpoint", "tokens")}, store).artifact
+
+
+def test_every_format_answers_from_the_stored_code_alone(
+    tracking: str, make_bundle: Make, partial_bundle: Artifact, tmp_path: Path
+) -> None:
     for name in FORMATS:
         bundle = make_bundle(
             "1", [PASSED], model_name=f"tiny-{name}", serve_format=name, formats=FORMATS[1:]
         )  # fmt: skip
         assert ensure_registered(bundle, tracking).is_champion
-    command = [sys.executable, "-c", _LOAD, str(REPOSITORY), tracking, *FORMATS]
+    assert ensure_registered(partial_bundle, tracking).aliases == ["partial"]
+    names = (*FORMATS, "partial")
+    command = [sys.executable, "-c", _LOAD, str(REPOSITORY), tracking, *names]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert result.stdout.split() == [word for name in FORMATS for word in ("answered", name)], result.stderr[-3000:]
+    assert result.stdout.split() == [word for name in names for word in ("answered", name)], result.stderr[-3000:]
     assert result.returncode == 0, result.stderr[-3000:]
