@@ -164,6 +164,10 @@ class ModelInterface(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special ones left out."""
 
+    def _encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt: a text is the beginning of a document, ids are taken as they are."""
+        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], settings: Settings = GREEDY_SETTINGS) -> list[Completion]:
         """Continue each prompt; an empty text starts a document. Settings are for all prompts, or one each."""

@@ -180,9 +180,6 @@ class HuggingFaceInterface(ModelInterface):
         self._check(ids, lengths, "prompt and new tokens make")
         return self._writer.rows(ids, each)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-
     def _check(self, rows: Sequence[Sequence[int]], lengths: Sequence[int], what: str = "a row of") -> None:
         self._check_lengths(lengths, what)
         for token in {token for row in rows for token in row}:

@@ -199,9 +199,6 @@ class LlamaInterface(ModelInterface):
         """Predict one token after the separator."""
         return measured_health(lambda: bool(np.isfinite(self.model.logits([self.codec.separator])).all()))
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-
     def _complete(self, prompt: list[int], settings: GenerationSettings) -> Completion:
         row = self._row(0, prompt, settings)
         tokens: list[int] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from model.interface.contract import ModelInterface, Prompt
+from model.interface.contract import ModelInterface
 
 
 class TokenizerText(ModelInterface):
@@ -33,6 +33,3 @@ class TokenizerText(ModelInterface):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special ones left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        return [self.separator, *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
