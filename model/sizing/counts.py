@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from model.config import ModelConfig
 from model.mixers import MIXERS
@@ -57,6 +58,7 @@ class CacheSize:
         return self.keys_and_values + self.states
 
 
+@lru_cache(maxsize=256)  # asked for thousands of times while placements are compared
 def parameter_count(config: ModelConfig) -> ParameterCount:
     """Parameters of `HybridLM(config)`, which need not be built."""
     kinds = [MIXERS[kind] for kind in config.mixer_kinds]

@@ -46,9 +46,9 @@ def _rates(stage: TrainingStageConfig) -> Rates:
 def _placements(stage: TrainingStageConfig, own: TrainingPlacement) -> Iterator[TrainingPlacement]:
     """The profile's own placement, then the grid without it; rows stay whole, or shared as the profile has it."""
     yield own
-    zero_stages = (1, 2, 3) if stage.precision == "bf16" else (0, 1, 2, 3)
+    zero_stages = [1, 2, 3] if stage.precision == "bf16" else [0, 1, 2, 3]
     if stage.optimizer == "muon":
-        zero_stages = (0,)  # which shards no matrix
+        zero_stages = [0]  # which shards no matrix
     sizes = sorted({1, own.sequence_parallel})
     for zero, (recomputed, inputs_away), (optimizer_away, weights_away), size, micro in product(
         zero_stages, _ACTIVATIONS, _STATES, sizes, _MICRO_BATCHES
