@@ -331,7 +331,7 @@ def registration(summary: RunSummary) -> Section:
         blocks.append(Facts([("Model", registered.name), ("Version", registered.version), ("Aliases", aliases)]))
         if registered.note:
             blocks.append(Note(registered.note, "good" if "champion" in registered.aliases else "warn"))
-        alias = next((name for name in ("champion", "candidate") if name in registered.aliases), None)
+        alias = next((name for name in ("champion", "candidate", "partial") if name in registered.aliases), None)
         if alias:
             code = f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{registered.name}@{alias}")\n'
             blocks.append(Code("Use it", code + 'print(model.predict(["Once upon a time"]))'))
