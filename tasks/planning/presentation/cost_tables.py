@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.planning.plan import BudgetPlan, CostLines, Option
-from tasks.planning.presentation.choices import best_of_each, provider_of, variant_of, within_limits
+from tasks.planning.presentation.choices import best_of_each, provider_of, variant_of
 from tasks.planning.presentation.report_table import ReportTable
-from tasks.reporting.formatting import count, dollars, percent, size
+from tasks.reporting.formatting import count, dollars, duration, percent, size
 
 _HOURS_PER_DAY = 24
+
+_OPTION_COLUMNS = ("option", "GPUs", "time", "training", "rest", "all in", "USD/Mtok", "misses")
 
 COST_TITLES = {
     "compute_usd": "training",
@@ -24,17 +26,29 @@ COST_TITLES = {
 
 
 def wall_clock(hours: float) -> str:
-    """0.4 h, 17 h, 3.2 days, 41 days."""
+    """4 min 10 s, 4.2 h, 17 h, 3.2 days, 41 days."""
+    if hours < 1:
+        return duration(hours * 3600)
     if hours < 48:
         return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"
     days = hours / _HOURS_PER_DAY
     return f"{days:.1f} days" if days < 10 else f"{days:,.0f} days"
 
 
+def hour_count(hours: float) -> str:
+    """5,002, 12, 3.4, 0.078: hours of GPUs."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def money(amount: float) -> str:
+    """$15,679, $685, $12.40, $0.0042: whole dollars from a hundred on, so that columns are quiet."""
+    return f"${amount:,.0f}" if amount >= 100 else dollars(amount)
+
+
 def cost_parts(cost: CostLines) -> dict[str, float]:
     """Dollars by what they are for, in the order of the tables; what costs nothing is left out."""
     amounts = {title: getattr(cost, field) for field, title in COST_TITLES.items()}
-    return {title: usd for title, usd in amounts.items() if usd}
+    return {title: amount for title, amount in amounts.items() if amount}
 
 
 def stage_usd(option: Option) -> dict[str, float]:
@@ -50,22 +64,22 @@ def stage_table(plan: BudgetPlan, option: Option) -> ReportTable:
     """Hours, speed and dollars of each curriculum stage on one option."""
     contexts = {stage.name: stage.context_tokens for stage in plan.request.stages}
     tokens = {stage.stage: stage.tokens for stage in plan.flops}
-    usd = stage_usd(option)
+    paid = stage_usd(option)
     rows = [
         (
             stage.stage,
             f"{contexts[stage.stage]:,}",
             count(tokens[stage.stage]),
-            percent(stage.mfu),
+            "measured" if stage.mfu is None else percent(stage.mfu),
             f"{stage.tokens_per_second:,.0f}",
-            f"{stage.gpu_hours:,.0f}" if stage.gpu_hours >= 10 else f"{stage.gpu_hours:.2g}",
+            hour_count(stage.gpu_hours),
             wall_clock(stage.hours),
-            dollars(usd[stage.stage]),
+            money(paid[stage.stage]),
         )
         for stage in option.stages
     ]
-    rows.append(("all", "", count(sum(tokens.values())), "", "", f"{option.gpu_hours:,.0f}",
-                 wall_clock(option.training_hours), dollars(sum(usd.values()))))  # fmt: skip
+    rows.append(("all", "", count(sum(tokens.values())), "", "", hour_count(option.gpu_hours),
+                 wall_clock(option.training_hours), money(sum(paid.values()))))  # fmt: skip
     return ReportTable(
         key="stages",
         title=f"Training by stage on {option.name}",
@@ -85,8 +99,8 @@ def _preemption_note(option: Option) -> str:
 def cost_table(option: Option) -> ReportTable:
     """What the dollars of one option are for."""
     parts = {} if option.cost is None else cost_parts(option.cost)
-    rows = [(title, dollars(usd), percent(usd / option.usd)) for title, usd in parts.items()]
-    rows.append(("all", dollars(option.usd), "100%"))
+    rows = [(title, money(amount), percent(amount / option.usd)) for title, amount in parts.items()]
+    rows.append(("all", money(option.usd), "100%"))
     return ReportTable(
         key="costs",
         title=f"What the money is for on {option.name}",
@@ -104,7 +118,7 @@ def option_table(plan: BudgetPlan, recommended: Option | None = None) -> ReportT
     return ReportTable(
         key="options",
         title="Options, the cheapest of each provider and way of buying",
-        columns=("option", "GPUs", "time", "training", "rest", "all in USD", "USD/M tokens", ""),
+        columns=_OPTION_COLUMNS,
         rows=tuple(rows),
         note=_commitment_note(plan),
         emphasised=chosen,
@@ -117,7 +131,7 @@ def all_options_table(plan: BudgetPlan) -> ReportTable:
     return ReportTable(
         key="all-options",
         title="All options that fit",
-        columns=("option", "GPUs", "time", "training", "rest", "all in USD", "USD/M tokens", ""),
+        columns=_OPTION_COLUMNS,
         rows=tuple(_option_row(plan, option) for option in options),
     )
 
@@ -130,22 +144,19 @@ def _option_row(plan: BudgetPlan, option: Option) -> tuple[str, ...]:
         option.name,
         str(option.gpus),
         wall_clock(option.training_hours),
-        dollars(training),
-        dollars(cost.total_usd - training),
-        dollars(cost.total_usd),
+        money(training),
+        money(cost.total_usd - training),
+        money(cost.total_usd),
         dollars(cost.total_usd / plan.request.training_tokens * 1e6),
-        "" if within_limits(plan, option) else _missed(plan, option),
+        _missed(plan, option),
     )
 
 
 def _missed(plan: BudgetPlan, option: Option) -> str:
     budget, deadline = plan.request.budget_usd, plan.request.deadline_hours
-    missed = []
-    if budget is not None and option.usd > budget:
-        missed.append("over budget")
-    if deadline is not None and option.training_hours > deadline:
-        missed.append("too late")
-    return ", ".join(missed)
+    dear = budget is not None and option.usd > budget
+    late = deadline is not None and option.training_hours > deadline
+    return "both" if dear and late else "budget" if dear else "deadline" if late else ""
 
 
 def _commitment_note(plan: BudgetPlan) -> str:
@@ -205,8 +216,8 @@ def corpus_table(plan: BudgetPlan) -> ReportTable:
 def cost_comparison_table(options: Sequence[tuple[str, Option]]) -> ReportTable:
     """Several options, each with a title, side by side, line by line."""
     fields = [field for field in COST_TITLES if any(o.cost and getattr(o.cost, field) for _, o in options)]
-    rows = [(COST_TITLES[field], *(dollars(getattr(option.cost, field)) for _, option in options)) for field in fields]
-    rows.append(("all", *(dollars(option.usd) for _, option in options)))
+    rows = [(COST_TITLES[field], *(money(getattr(option.cost, field)) for _, option in options)) for field in fields]
+    rows.append(("all", *(money(option.usd) for _, option in options)))
     return ReportTable(
         key="cost-comparison",
         title="Cost breakdown",

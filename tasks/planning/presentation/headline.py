@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.planning.plan import BudgetPlan, Option
-from tasks.planning.presentation.choices import choices
-from tasks.planning.presentation.cost_tables import wall_clock
+from tasks.planning.presentation.choices import cheapest_where, choices, variant_of
+from tasks.planning.presentation.cost_tables import money, wall_clock
 from tasks.planning.presentation.plan_risk import PlanRisk
-from tasks.reporting.formatting import count, dollars, percent
+from tasks.reporting.formatting import count, percent
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ def headline(plan: BudgetPlan, risk: PlanRisk | None = None) -> Headline:
         lines.append(("Cheapest", _sentence(named.cheapest)))
     if named.fastest.name != named.recommended.name:
         lines.append(("Fastest", _sentence(named.fastest)))
+    steady = cheapest_where(plan, ("on-demand",))
+    if variant_of(named.recommended) == "spot" and steady is not None and steady.name != named.fastest.name:
+        lines.append(("On demand", _sentence(steady)))
     lines += [*_limits(plan, named.meets_limits), *_remedies(plan)]
     if risk is not None:
         lines.append(("Risk", _risk(risk)))
@@ -41,12 +44,12 @@ def headline(plan: BudgetPlan, risk: PlanRisk | None = None) -> Headline:
 
 
 def _sentence(option: Option) -> str:
-    return f"{dollars(option.usd)} and {wall_clock(option.training_hours)} on {option.name} ({option.gpus} GPUs)"
+    return f"{money(option.usd)} and {wall_clock(option.training_hours)} on {option.name} ({option.gpus} GPUs)"
 
 
 def _limits(plan: BudgetPlan, met: bool) -> list[tuple[str, str]]:
     budget, deadline = plan.request.budget_usd, plan.request.deadline_hours
-    asked = [f"{dollars(budget)}" if budget is not None else "", f"{wall_clock(deadline)}" if deadline else ""]
+    asked = [f"{money(budget)}" if budget is not None else "", f"{wall_clock(deadline)}" if deadline else ""]
     limits = " and ".join(filter(None, asked))
     if not limits:
         return []
@@ -73,9 +76,9 @@ def _why_nothing(plan: BudgetPlan) -> str:
 
 def _risk(risk: PlanRisk) -> str:
     cost = risk.infrastructure.cost_usd
-    sentence = f"half the time above {dollars(cost.p50)}, one time in twenty above {dollars(cost.p95)}"
+    sentence = f"half the time above {money(cost.p50)}, one time in twenty above {money(cost.p95)}"
     for chance in risk.infrastructure.budgets:
-        sentence += f"; within {dollars(chance.limit)}: {percent(chance.probability)}"
+        sentence += f"; within {money(chance.limit)}: {percent(chance.probability)}"
     for chance in risk.infrastructure.deadlines:
         sentence += f"; trained within {wall_clock(chance.limit)}: {percent(chance.probability)}"
     return sentence

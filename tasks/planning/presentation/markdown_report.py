@@ -14,6 +14,7 @@ from tasks.planning.presentation.cost_tables import (
     all_options_table,
     corpus_table,
     cost_comparison_table,
+    money,
     offer_table,
     option_table,
     stage_table,
@@ -27,7 +28,7 @@ from tasks.planning.presentation.report_table import ReportTable, markdown_table
 from tasks.planning.presentation.risk_sections import budget_section, return_section, risk_section, timeline_section
 from tasks.planning.presentation.risk_tables import people_table
 from tasks.planning.presentation.sections import folded, picture, section
-from tasks.reporting.formatting import count, dollars, percent
+from tasks.reporting.formatting import count, percent
 from tasks.training import TrainingStageConfig
 
 
@@ -77,7 +78,7 @@ def summary_section(plan: BudgetPlan, findings: Findings | None) -> str:
     if findings is not None:
         cost = findings.risk.project.cost_usd
         lines.append(
-            f"- **With people's work** (stated): {dollars(cost.mean)} expected, {dollars(cost.p95)} enough in 19 of 20 "
+            f"- **With people's work** (stated): {money(cost.mean)} expected, {money(cost.p95)} enough in 19 of 20 "
             f"cases; done after {wall_clock(findings.risk.project.finish_hours.p50)}, half the time later"
         )
     return section("Executive summary", f"**{top.what}**", "\n".join(lines), *_quoted(plan.warnings))

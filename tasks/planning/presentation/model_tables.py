@@ -26,8 +26,7 @@ def parameter_table(plan: BudgetPlan) -> ReportTable:
         lines[f"{kind_title(kind)} mixers, {kinds.count(kind)} layers"] = weights
     lines |= {
         "feed-forward": parameters.feed_forward,
-        "norms": parameters.norms,
-        "lower bounds of the gates": parameters.lower_bounds,
+        "norms and the gates' lower bounds": parameters.norms + parameters.lower_bounds,
         "head": parameters.head,
     }
     rows = [(name, f"{weights:,}", percent(weights / parameters.total)) for name, weights in lines.items() if weights]
@@ -55,31 +54,27 @@ def flops_parts(stage: StageFlops) -> dict[str, float]:
 
 
 def flops_table(plan: BudgetPlan) -> ReportTable:
-    """GFLOP a token by type of layer and context, and what the stage takes in all."""
-    names = list(flops_parts(plan.flops[0]))
-    rows = []
+    """GFLOP a token, a row for each type of layer and a column for each context; then what the stages take in all."""
+    columns: dict[int, list[StageFlops]] = {}
     for stage in plan.flops:
-        parts = flops_parts(stage)
-        rows.append(
-            (
-                f"{stage.context_tokens:,}",
-                *(f"{parts[name] / _GIGA:,.3g}" for name in names),
-                f"{stage.per_token / _GIGA:,.4g}",
-                f"{stage.recomputed / _GIGA:,.3g}" if stage.recomputed else "–",
-                count(stage.tokens),
-                f"{stage.total:.2e}",
-            )
-        )
-    rows.append(("all", *("" for _ in names), "", "", count(sum(s.tokens for s in plan.flops)),
-                 f"{plan.total_flops:.2e}"))  # fmt: skip
+        columns.setdefault(stage.context_tokens, []).append(stage)
+    parts = [flops_parts(stages[0]) for stages in columns.values()]
+    rows = [(name, *(f"{part[name] / _GIGA:,.3g}" for part in parts), "") for name in parts[0]]
+    rows.append(("sum", *(f"{stages[0].per_token / _GIGA:,.3g}" for stages in columns.values()), ""))
+    if any(stage.recomputed for stage in plan.flops):
+        again = [max(stage.recomputed for stage in stages) for stages in columns.values()]
+        rows.append(("recomputed besides", *(f"{flops / _GIGA:,.3g}" if flops else "–" for flops in again), ""))
+    tokens = [sum(stage.tokens for stage in stages) for stages in columns.values()]
+    rows.append(("tokens", *map(count, tokens), count(sum(tokens))))
+    totals = [sum(stage.total for stage in stages) for stages in columns.values()]
+    rows.append(("FLOPs in all", *(f"{total:.2e}" for total in totals), f"{plan.total_flops:.2e}"))
     return ReportTable(
         key="flops",
-        title="GFLOP to train on one token, by type of layer",
-        columns=("context", *names, "sum", "recomputed", "tokens", "FLOPs"),
+        title="GFLOP to train on one token, by type of layer and context",
+        columns=("layers", *(f"{context:,}" for context in columns), "all"),
         rows=tuple(rows),
-        note="Forward and backward; recomputed blocks are work, not progress, and no part of the sum.",
-        emphasised=frozenset({len(rows) - 1}),
-        left_columns=0,
+        note="Forward and backward. Blocks recomputed to save memory are work, not progress, and no part of the sum.",
+        emphasised=frozenset({len(parts[0]), len(rows) - 1}),
     )
 
 
@@ -121,8 +116,8 @@ def memory_table(plan: BudgetPlan) -> ReportTable:
         rows.append(
             (
                 stage.name,
-                f"{stage.context_tokens:,}",
                 placement_words(own),
+                f"{stage.context_tokens:,}",
                 f"{own.states_bytes / _GB:,.3g}",
                 f"{(own.buffers_bytes + own.activations_bytes) / _GB:,.3g}",
                 f"{own.total_bytes / _GB:,.3g}",
@@ -132,11 +127,10 @@ def memory_table(plan: BudgetPlan) -> ReportTable:
     return ReportTable(
         key="memory",
         title=f"GB on each of {plan.request.ranks} GPUs, and whether it fits",
-        columns=("stage", "context", "placement", "states", "rest", "sum", *(f"in {size:g} GB" for size in sizes)),
+        columns=("stage", "placement", "context", "states", "rest", "sum", *(f"in {size:g} GB" for size in sizes)),
         rows=tuple(rows),
-        note="yes: as the profile places it; GB: the quickest other placement of the grid; no: none of the grid. "
-        "Tensors alone.",
-        left_columns=1,
+        note="yes: as the profile places it; GB: not so, but placed otherwise, the quickest way; no: no way.",
+        left_columns=2,
     )
 
 

@@ -24,7 +24,7 @@ def plan_json(plan: BudgetPlan, risk: PlanRisk | None = None) -> str:
         "plan": plan.model_dump(mode="json"),
         "risk": None if risk is None else risk.model_dump(mode="json"),
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps(content, separators=(",", ":")) + "\n"
 
 
 def write_plan(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from model.sizing import training_flops_per_token
 from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart, style_axes
 from tasks.planning.plan import BudgetPlan, CostLines, Option
-from tasks.planning.presentation.choices import best_of_each, choices, pareto_front, provider_of, variant_of
+from tasks.planning.presentation.choices import best_of_each, pareto_front, provider_of, variant_of
+from tasks.planning.presentation.cost_tables import money
 from tasks.planning.presentation.model_tables import gpu_sizes_gb, kind_title, placement_words
-from tasks.reporting.formatting import dollars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def cost_figure(plan: BudgetPlan) -> Figure:
             axes.barh(names, amounts, left=left, color=colour, label=title, height=0.68)
             left = [start + usd for start, usd in zip(left, amounts, strict=True)]
     for place, usd in enumerate(left):
-        axes.annotate(dollars(usd), (usd, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8,
+        axes.annotate(money(usd), (usd, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8,
                       color=INK)  # fmt: skip
     if plan.request.budget_usd is not None and plan.request.budget_usd <= 1.5 * max(left):
         _limit_line(axes.axvline, plan.request.budget_usd)
@@ -76,7 +76,7 @@ def cost_figure(plan: BudgetPlan) -> Figure:
             textcoords="offset points", va="top", color=_LIMIT, fontsize=8,
         )  # fmt: skip
     axes.margins(x=0.12)
-    axes.xaxis.set_major_formatter(lambda value, _: dollars(value))
+    axes.xaxis.set_major_formatter(lambda value, _: money(value))
     axes.set_xlabel("USD, everything included", color=INK, fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=8, frameon=False,
                   labelcolor=INK)  # fmt: skip
@@ -98,14 +98,14 @@ def time_figure(plan: BudgetPlan) -> Figure:
     front = pareto_front(usable)
     axes.plot([_days(option) for option in front], [option.usd for option in front], color=INK, linewidth=1.2, zorder=2)
     for option in (front[0], front[-1]) if len(front) > 1 else front:
-        axes.annotate(f"{_short_name(option)}\n{dollars(option.usd)}", (_days(option), option.usd), xytext=(6, -6),
+        axes.annotate(f"{_short_name(option)}\n{money(option.usd)}", (_days(option), option.usd), xytext=(6, -6),
                       textcoords="offset points", va="top", fontsize=8, color=INK, zorder=4)  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     _limits(plan, axes)
     _plain_log_ticks(axes)
     axes.margins(x=0.12, y=0.12)
-    axes.yaxis.set_major_formatter(lambda value, _: dollars(value))
+    axes.yaxis.set_major_formatter(lambda value, _: money(value))
     axes.set_xlabel("days of training", color=INK, fontsize=9)
     axes.set_ylabel("USD, everything included", color=INK, fontsize=9)
     _time_legend(figure, axes, providers, list(dict.fromkeys(variant_of(option) for option in usable)))
@@ -245,9 +245,3 @@ def _days(option: Option) -> float:
 
 def _short_name(option: Option) -> str:
     return option.name if len(option.name) <= 44 else option.name[:43] + "…"
-
-
-def recommended_name(plan: BudgetPlan) -> str | None:
-    """Name of the recommended option, if there is one."""
-    named = choices(plan)
-    return None if named is None else named.recommended.name

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 Alignment = Literal["left", "right"]
 
@@ -48,20 +50,18 @@ class ReportTable:
         )
 
 
-def rich_table(table: ReportTable) -> Table:
-    """For the terminal: no frame, figures to the right, the title on a line of its own."""
-    shown = Table(
-        title=escape(table.title), title_justify="left", title_style="bold",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
-        caption=escape(table.note) if table.note else None, caption_justify="left", caption_style="dim",
-        header_style="dim",
-    )  # fmt: skip
+def rich_table(table: ReportTable) -> Group:
+    """For the terminal: title, table without a frame, note. Only words after the first column break into lines."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, column in enumerate(table.columns):
-        left = table.alignment(number) == "left"
-        shown.add_column(escape(column), justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        words = 0 < number < table.left_columns
+        shown.add_column(escape(column), justify=table.alignment(number), no_wrap=not words)
     for number, row in enumerate(table.rows):
         shown.add_row(*map(escape, row), style="bold" if number in table.emphasised else None)
-    return shown
+    parts: list[RenderableType] = [Text(table.title, style="bold"), shown]
+    if table.note:
+        parts.append(Text(table.note, style="dim"))
+    return Group(*parts)
 
 
 def markdown_table(table: ReportTable) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.planning.presentation.cost_tables import wall_clock
+from tasks.planning.presentation.cost_tables import money, wall_clock
 from tasks.planning.presentation.findings import ASSUMED_CALIBRATION_ERROR, Findings
 from tasks.planning.presentation.report_table import ReportTable, markdown_table
 from tasks.planning.presentation.risk_tables import (
@@ -18,7 +18,7 @@ from tasks.planning.presentation.risk_tables import (
     timeline_table,
 )
 from tasks.planning.presentation.sections import picture, section
-from tasks.reporting.formatting import dollars, percent
+from tasks.reporting.formatting import percent
 
 
 def risk_section(findings: Findings, plots: Sequence[str]) -> str:
@@ -30,7 +30,7 @@ def risk_section(findings: Findings, plots: Sequence[str]) -> str:
         "mean-parts",
         "What the expected cost is made of",
         ("part", "USD", "share"),
-        (*((name, dollars(usd), percent(usd / whole)) for name, usd in parts.items()), ("all", dollars(whole), "100%")),
+        (*((name, money(usd), percent(usd / whole)) for name, usd in parts.items()), ("all", money(whole), "100%")),
         emphasised=frozenset({len(parts)}),
     )
     tables = [made_of, sensitivity_table(findings.sensitivity), mitigation_table(findings.mitigations)]
@@ -49,7 +49,7 @@ def _events(findings: Findings) -> list[str]:
     events = findings.risk.project.model.events
     lines = [
         f"- {event.name}: {percent(event.probability)} likely, "
-        f"{event.extra_training.mean:+.0%} training, {dollars(event.usd.mean)}, "
+        f"{event.extra_training.mean:+.0%} training, {money(event.usd.mean)}, "
         f"{event.delay_hours.mean:,.0f} h of delay"
         for event in events
     ]
@@ -61,9 +61,9 @@ def budget_section(findings: Findings) -> str:
     if not findings.risk.tiers:
         return ""
     lines = [
-        f"- **{tier.tier}**: {dollars(tier.budget_usd)} is enough with a probability of {percent(tier.probability)} "
-        f"({tier.meaning}; the option expects {dollars(tier.result.cost_usd.mean)}). "
-        f"Ask for {dollars(tier.result.cost_usd.p95)} to have enough in 19 of 20 cases."
+        f"- **{tier.tier}**: {money(tier.budget_usd)} is enough with a probability of {percent(tier.probability)} "
+        f"({tier.meaning}; the option expects {money(tier.result.cost_usd.mean)}). "
+        f"Ask for {money(tier.result.cost_usd.p95)} to have enough in 19 of 20 cases."
         for tier in findings.risk.tiers
     ]
     return section("Budgets", markdown_table(tier_table(findings.risk)), "\n".join(lines))
@@ -90,8 +90,8 @@ def return_section(findings: Findings, plots: Sequence[str]) -> str:
     """Return and break-even, from a stated value."""
     returns = findings.returns
     stated = (
-        f"Stated: the trained model is worth {dollars(returns.investment.annual_value_usd)} a year "
-        f"({findings.project.source}). Computed: the project is expected to cost {dollars(returns.investment.usd)}."
+        f"Stated: the trained model is worth {money(returns.investment.annual_value_usd)} a year "
+        f"({findings.project.source}). Computed: the project is expected to cost {money(returns.investment.usd)}."
     )
     months = returns.break_even_months
     even = "It never breaks even." if months is None else f"It breaks even {months:,.1f} months after its start."

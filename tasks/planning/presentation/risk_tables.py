@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tasks.planning.presentation.cost_tables import wall_clock
+from tasks.planning.presentation.cost_tables import money, wall_clock
 from tasks.planning.presentation.plan_risk import PlanRisk
 from tasks.planning.presentation.project import ProjectInputs
 from tasks.planning.presentation.report_table import ReportTable
-from tasks.reporting.formatting import dollars, percent
+from tasks.reporting.formatting import percent
 from tasks.risk import RiskResult, Summary
 from tasks.risk.mitigations import MitigationValue
 from tasks.risk.returns import Returns
@@ -42,7 +42,7 @@ def _points(summary: Summary) -> tuple[float, ...]:
 
 
 def _dollars(summary: Summary) -> tuple[str, ...]:
-    return tuple(dollars(value) for value in _points(summary))
+    return tuple(money(value) for value in _points(summary))
 
 
 def _times(summary: Summary) -> tuple[str, ...]:
@@ -55,11 +55,11 @@ def tier_table(risk: PlanRisk) -> ReportTable:
         (
             tier.tier,
             f"{tier.meaning}: {tier.option}",
-            dollars(tier.result.cost_usd.mean),
-            dollars(tier.budget_usd),
+            money(tier.result.cost_usd.mean),
+            money(tier.budget_usd),
             percent(tier.probability),
-            dollars(tier.result.cost_usd.p75),
-            dollars(tier.result.cost_usd.p95),
+            money(tier.result.cost_usd.p75),
+            money(tier.result.cost_usd.p95),
         )
         for tier in risk.tiers
     ]
@@ -100,8 +100,8 @@ def sensitivity_table(found: Sensitivity, rows: int = 10) -> ReportTable:
                 figure_title(swing.name),
                 f"{swing.low:,.3g}",
                 f"{swing.high:,.3g}",
-                dollars(swing.at_low),
-                dollars(swing.at_high),
+                money(swing.at_low),
+                money(swing.at_high),
                 percent(swing.variance_share),
             )
             for swing in found.swings[:rows]
@@ -127,7 +127,7 @@ def mitigation_table(values: tuple[MitigationValue, ...]) -> ReportTable:
 
 
 def _signed(usd: float) -> str:
-    return f"-{dollars(-usd)}" if usd < 0 else dollars(usd)
+    return f"-{money(-usd)}" if usd < 0 else money(usd)
 
 
 def timeline_table(timeline: Timeline) -> ReportTable:
@@ -150,8 +150,8 @@ def _day(when: datetime | None) -> str:
 
 def people_table(project: ProjectInputs) -> ReportTable:
     """The stated lines."""
-    rows = [(name, dollars(usd)) for name, usd in project.people_usd.items()]
-    rows.append(("all", dollars(sum(project.people_usd.values()))))
+    rows = [(name, money(usd)) for name, usd in project.people_usd.items()]
+    rows.append(("all", money(sum(project.people_usd.values()))))
     return ReportTable(
         key="people",
         title="Development and validation",
@@ -173,7 +173,7 @@ def returns_table(returns: Returns) -> ReportTable:
                 f"{horizon.years:g} year{'s' if horizon.years != 1 else ''}",
                 f"{horizon.return_on_investment:+.0%}",
                 _signed(horizon.net_present_value_usd),
-                "–" if horizon.break_even_annual_value_usd is None else dollars(horizon.break_even_annual_value_usd),
+                "–" if horizon.break_even_annual_value_usd is None else money(horizon.break_even_annual_value_usd),
             )
             for horizon in returns.horizons
         ),
