@@ -16,6 +16,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from flows.answer_commands import add_answer_commands  # noqa: E402
 from flows.evaluation_commands import add_evaluation_commands  # noqa: E402
 from flows.registry_commands import add_registry_commands  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
@@ -392,6 +393,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
+add_answer_commands(app)
 add_registry_commands(app)
 add_evaluation_commands(app)
 

@@ -18,6 +18,7 @@ from model import PRESETS, ModelConfig, preset
 from tasks.deduplication import DeduplicationConfig
 from tasks.download import DownloadConfig
 from tasks.evaluation import EvaluationConfig
+from tasks.guard import GuardConfig
 from tasks.quality import QualityConfig
 from tasks.quantization import QuantizationConfig, WeightFormat
 from tasks.registration import RegistrationConfig
@@ -45,9 +46,10 @@ class BudgetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     ceiling_usd: float | None = Field(
-        None, gt=0, description="no stage starts once this profile has spent so much, all runs together"
+        None, gt=0, description="what this profile may spend, all runs together; a run that would exceed it is held"
     )
     price: ComputePrice = Field(ComputePrice(), description="the price of the machine at hand")
+    guard: GuardConfig = Field(GuardConfig(), description="when the run warns, waits for an answer, or ends")
 
 
 class PipelineConfig(BaseModel):

@@ -18,9 +18,10 @@ from prefect.states import Completed
 from flows.configuration import BudgetConfig
 from flows.pipeline_graph import PlannedStage, plan
 from flows.run_record import TEXT_FILE, RunRecord
-from infra.artifacts import Artifact
+from infra.artifacts import Artifact, plan_fingerprint
 from infra.stack.runs import mlflow_run_page, run_page
 from tasks.download.progress import Throughput
+from tasks.guard import BudgetGuard, BudgetHold
 from tasks.run_context import ArtifactReference, RunContext
 from tasks.stage_task import run_stage
 
@@ -64,7 +65,6 @@ def run_context(config: RunConfig, home: Path) -> RunContext:
         tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
         experiment=config.experiment,
         price=config.budget.price,
-        ceiling_usd=config.budget.ceiling_usd,
     )
 
 
@@ -81,39 +81,70 @@ def run_links(run: RunContext) -> dict[str, str]:
 
 
 def execute(
-    graph: Sequence[PlannedStage], run: RunContext, record: RunRecord, present: Mapping[str, Artifact] | None = None
+    graph: Sequence[PlannedStage],
+    run: RunContext,
+    record: RunRecord,
+    guard: BudgetGuard,
+    present: Mapping[str, Artifact] | None = None,
+    status: str = "completed",
 ) -> None:
-    """Run the stages in order; close the record with the run's status in any case.
+    """Run the stages in order; close the record with `status`, or as failed.
 
-    present: finished artifacts of other runs that stages take as inputs, by node name.
+    present: finished artifacts of other runs that stages take as inputs, by node name. Raises BudgetHold, with the
+    record still open, when the guard holds the run.
     """
-    references = {name: _reference(artifact) for name, artifact in (present or {}).items()}
-    status = "failed"
-    store = run.store()
     try:
-        for node in graph:
-            inputs = {name: references[source] for name, source in node.inputs.items()}
-            try:
-                state: Any = run_stage(
-                    node.name, node.stage, node.config, inputs, run, node.afterwards, return_state=True
-                )
-                references[node.name] = state.result()
-            except BaseException as error:
-                record.add_failure(node, error)
-                raise
-            record.add(node, references[node.name], references[node.name].open(store))
-        record.note_registration()
-        status = "completed"
-    finally:
-        _publish(run, record.close(status))
+        _run_stages(graph, run, record, guard, references_of(present or {}))
+    except BudgetHold:
+        raise
+    except BaseException:
+        close(run, record, "failed")
+        raise
+    close(run, record, status)
+
+
+def _run_stages(
+    graph: Sequence[PlannedStage],
+    run: RunContext,
+    record: RunRecord,
+    guard: BudgetGuard,
+    references: dict[str, ArtifactReference],
+) -> None:
+    store = run.store()
+    for node in graph:
+        inputs = {name: references[source] for name, source in node.inputs.items()}
+        guard.before(node.name)
+        try:
+            state: Any = run_stage(
+                node.name, node.stage, node.config, inputs, run, node.afterwards, guard, return_state=True
+            )
+            if guard.hold is not None:
+                raise guard.hold
+            references[node.name] = state.result()
+        except BudgetHold:
+            raise
+        except BaseException as error:
+            record.add_failure(node, error)
+            raise
+        artifact = references[node.name].open(store)
+        record.add(node, references[node.name], artifact)
+        guard.finished(node.name, artifact.manifest)
+    record.note_registration()
+
+
+def close(run: RunContext, record: RunRecord, status: str) -> None:
+    """Write the record and show it."""
+    _publish(run, record.close(status))
 
 
 def completed(run: RunContext, record: RunRecord) -> State[Any]:
     """The flow's final state: how much was reused, where the report is, and the summary."""
     text = (run.run_directory / TEXT_FILE).read_text()
     reused = sum(stage.reused for stage in record.stages)
+    ending = "stopped by the budget, with a partial model: " if record.status == "stopped" else ""
     return Completed(
-        message=f"{len(record.stages)} stages, {reused} of them reused",
+        name="Stopped" if ending else "Completed",
+        message=f"{ending}{len(record.stages)} stages, {reused} of them reused",
         data={"report": str(run.run_directory / "report.html"), "summary": text},
     )
 
@@ -141,11 +172,28 @@ def show_plan(graph: list[PlannedStage], run: RunContext, present: Mapping[str, 
     return Completed(message=f"dry run: {len(missing)} of {len(states)} stages would be built ({cost})", data=rows)
 
 
-def _reference(artifact: Artifact) -> ArtifactReference:
-    manifest = artifact.manifest
-    return ArtifactReference(
-        kind=manifest.kind, fingerprint=manifest.fingerprint, uri=artifact.uri, reused=True, seconds=0.0, usd=0.0
-    )
+def references_of(present: Mapping[str, Artifact]) -> dict[str, ArtifactReference]:
+    """Finished artifacts as tasks hand them on."""
+    return {
+        name: ArtifactReference(
+            kind=artifact.manifest.kind,
+            fingerprint=artifact.manifest.fingerprint,
+            uri=artifact.uri,
+            reused=True,
+            seconds=0.0,
+            usd=0.0,
+        )
+        for name, artifact in present.items()
+    }
+
+
+def planned_references(graph: Sequence[PlannedStage], present: Mapping[str, Artifact]) -> dict[str, str]:
+    """`kind/fingerprint` of everything in a graph: it depends on inputs' fingerprints, not on their content."""
+    references = {name: artifact.reference for name, artifact in present.items()}
+    for node in graph:
+        inputs = {name: references[source] for name, source in node.inputs.items()}
+        references[node.name] = f"{node.stage.kind}/{plan_fingerprint(node.stage, node.config, inputs)}"
+    return references
 
 
 def _publish(run: RunContext, report: Path) -> None:

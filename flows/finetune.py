@@ -11,7 +11,7 @@ from typing import Any  # noqa: E402 (the quiet environment comes before anythin
 from prefect import flow, get_run_logger  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
 
-from flows.execution import TransferLog, completed, execute, run_context, run_links, show_plan  # noqa: E402
+from flows.execution import TransferLog, completed, run_context, run_links, show_plan  # noqa: E402
 from flows.finetune_configuration import (  # noqa: E402
     FinetuneOverrides,
     FinetuneProfileName,
@@ -20,6 +20,7 @@ from flows.finetune_configuration import (  # noqa: E402
     load_finetune_profile,
     resolve,
 )
+from flows.guarded_execution import GuardedRun  # noqa: E402
 from flows.run_record import RunRecord, run_command  # noqa: E402
 from infra.stack import StackSettings  # noqa: E402
 from tasks.download.progress import transfers_observed  # noqa: E402
@@ -55,5 +56,5 @@ def finetune(
     if dry_run:
         return show_plan(graph, run, present)
     record = RunRecord(config, run, run_command(run.profile, changes, "sam2 finetune"), run_links(run))
-    execute(graph, run, record, present)
+    GuardedRun(run, config.budget, record, lambda decided: graph, present=present).execute()
     return completed(run, record)

@@ -6,13 +6,16 @@ from infra.quiet import apply_quiet_environment
 
 apply_quiet_environment()
 
-from typing import Any  # noqa: E402 (the quiet environment comes before anything that might read it)
+from functools import partial  # noqa: E402 (the quiet environment comes before anything that might read it)
+from typing import Any  # noqa: E402
 
 from prefect import flow, get_run_logger  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
 
 from flows.configuration import PipelineOverrides, ProfileName, load_profile  # noqa: E402
-from flows.execution import TransferLog, completed, execute, run_context, run_links, show_plan  # noqa: E402
+from flows.curriculum_decisions import done_steps, graph_after  # noqa: E402
+from flows.execution import TransferLog, completed, run_context, run_links, show_plan  # noqa: E402
+from flows.guarded_execution import GuardedRun  # noqa: E402
 from flows.pipeline_graph import build_graph  # noqa: E402
 from flows.run_record import RunRecord, run_command  # noqa: E402
 from infra.stack import StackSettings  # noqa: E402
@@ -34,7 +37,8 @@ def full_pipeline(
     """Raw text in; a trained, evaluated, quantized and registered language model out, with its cost.
 
     Finished artifacts are reused, an interrupted run continues from its last finished shard or
-    checkpoint, and the summary and report are written whatever the end.
+    checkpoint, and the summary and report are written whatever the end. A run that would cost more than
+    `budget.ceiling_usd` waits, with a checkpoint, for an answer: approve, shrink or stop.
 
     Args:
         profile: What to run: a file of flows/profiles/, by name.
@@ -62,5 +66,12 @@ def full_pipeline(
     if dry_run:
         return show_plan(graph, run)
     record = RunRecord(config, run, run_command(run.profile, changes), run_links(run))
-    execute(graph, run, record)
+    GuardedRun(
+        run,
+        config.budget,
+        record,
+        partial(graph_after, config, run.store()),
+        partial(done_steps, run.store()),
+        can_shrink=True,
+    ).execute()
     return completed(run, record)

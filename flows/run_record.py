@@ -17,22 +17,33 @@ from flows.pipeline_graph import PlannedStage
 from infra.artifacts import Artifact
 from infra.artifacts.builder import code_version
 from infra.storage.local import atomic_file
+from tasks.forecasting import read_first_forecast
+from tasks.guard import DecisionLog
+from tasks.guard.decisions import DECISION_FILE
 from tasks.registration.task import registered_version
 from tasks.reporting import (
+    BudgetDecision,
+    PlanComparison,
     RegisteredVersion,
     RunSummary,
     Spend,
     StageSpend,
     StageSummary,
     TextSample,
+    compare_plan,
+    plan_metrics,
     text_summary,
     write_report,
 )
+from tasks.reporting.formatting import dollars
 from tasks.run_context import ArtifactReference, RunContext
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
 TEXT_FILE = "summary.txt"
+
+#: How a run ended or waits -> the status of its MLflow run.
+_TRACKED = {"completed": "FINISHED", "stopped": "FINISHED", "waiting": "SCHEDULED"}
 
 #: Figures of the stages that are repeated on the parent run, where runs are compared.
 _COMPARED = ("eval/", "quant/", "train/", "dedup/", "quality/", "tokens/", "throughput/")
@@ -49,6 +60,8 @@ class RunRecord:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     stages: list[StageSummary] = field(default_factory=list)
     registered: RegisteredVersion | None = None
+    ceiling_usd: float | None = None
+    status: str = "running"
 
     def add(self, node: PlannedStage, reference: ArtifactReference, artifact: Artifact) -> None:
         """Note a finished stage."""
@@ -77,7 +90,8 @@ class RunRecord:
             )
 
     def close(self, status: str) -> Path:
-        """Write everything and return the report's path."""
+        """Write everything and return the report's path; status: completed, stopped, waiting or failed."""
+        self.status = status
         summary = self._summary(status)
         directory = self.run.run_directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -105,7 +119,39 @@ class RunRecord:
             links=self.links,
             samples=self._samples(),
             registered=self.registered,
+            plan=self._plan(),
+            decisions=self._decisions(),
         )
+
+    def _plan(self) -> PlanComparison | None:
+        """The run's first forecast beside what its attempts took, those before an interruption included."""
+        forecast = read_first_forecast(self.run.run_directory)
+        if forecast is None:
+            return None
+        attempts = [a for a in self.run.ledger().attempts() if a.run_id == self.run.flow_run_id]
+        built = {attempt.stage for attempt in attempts if attempt.outcome != "reused"}
+        return compare_plan(
+            forecast.stages,
+            attempts,
+            reused={attempt.stage for attempt in attempts} - built,
+            low_usd=forecast.low_usd - forecast.spent_usd,
+            high_usd=forecast.high_usd - forecast.spent_usd,
+        )
+
+    def _decisions(self) -> list[BudgetDecision]:
+        log = DecisionLog(self.run.run_directory / DECISION_FILE)
+        told = [
+            BudgetDecision(
+                time=decision.decided_at,
+                question=question.reason,
+                answer=f"{decision.choice} ({decision.decided_by}), ceiling {dollars(decision.ceiling_usd)}",
+            )
+            for question, decision in log.decisions
+        ]
+        waiting = log.open_question
+        if waiting is not None:
+            told.append(BudgetDecision(time=waiting.asked_at, question=waiting.reason, answer="not answered yet"))
+        return told
 
     def _spend(self) -> Spend:
         ledger, run = self.run.ledger(), self.run
@@ -122,7 +168,7 @@ class RunRecord:
         return Spend(
             this_run_usd=ledger.total_usd(run_id=run.flow_run_id),
             total_usd=ledger.total_usd(profile=run.profile),
-            ceiling_usd=run.ceiling_usd,
+            ceiling_usd=self.ceiling_usd,
             usd_per_hour=run.price.usd_per_hour,
             price_note=run.price.note,
             by_stage=list(rows.values()),
@@ -139,10 +185,10 @@ class RunRecord:
     def _track(self, summary: RunSummary, report: Path) -> None:
         tracker = self.run.tracker()
         tracker.log_parameters(self.config.model_dump(mode="json"))
-        tracker.log_metrics(parent_metrics(summary))
+        tracker.log_metrics(parent_metrics(summary) | (plan_metrics(summary.plan) if summary.plan else {}))
         tracker.log_file(report)
         tracker.set_tags({"sam2.status": summary.status, "sam2.code_version": summary.code_version})
-        tracker.finish("FINISHED" if summary.status == "completed" else "FAILED")
+        tracker.finish(_TRACKED.get(summary.status, "FAILED"))
 
 
 def parent_metrics(summary: RunSummary) -> dict[str, float]:

@@ -24,7 +24,6 @@ class RunContext(BaseModel):
     tracking_uri: str
     experiment: str
     price: ComputePrice
-    ceiling_usd: float | None = None
 
     def store(self) -> ArtifactStore:
         """The artifact store of this run."""

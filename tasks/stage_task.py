@@ -24,11 +24,12 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from infra.artifacts import Artifact, BuildOutcome, Stage, StageConfig, build_stage
-from infra.budget import ComputePrice, check_ceiling
+from infra.budget import ComputePrice
 from infra.tracking import StageTracker
+from tasks.guard import BudgetGuard, BudgetHold, StageWatch
 from tasks.reporting.formatting import dollars
 from tasks.run_context import ArtifactReference, RunContext
 
@@ -53,18 +54,28 @@ def run_stage(
     inputs: dict[str, ArtifactReference],
     run: RunContext,
     afterwards: Afterwards | None = None,
+    guard: BudgetGuard | None = None,
 ) -> State[ArtifactReference]:
-    """Build one stage's artifact, or find it finished, and tell everyone who watches."""
+    """Build one stage's artifact, or find it finished, and tell everyone who watches.
+
+    A stage that the guard holds ends as `OnHold`, with the reason in `guard.hold`.
+    """
     log = get_run_logger()
-    ledger = run.ledger()
-    check_ceiling(ledger, run.profile, run.ceiling_usd, name)
     tracker = run.tracker().stage(name, config.identity())
-    progress = StageProgress(name, tracker, log, run.price)
+    ledger = run.ledger()
     with ledger.attempt(run_id=run.flow_run_id, profile=run.profile, stage=name, price=run.price) as attempt:
+        watch = guard.watch(name, attempt.attempt_id) if guard else None
+        progress = StageProgress(name, tracker, log, run.price, watch)
         started = time.monotonic()
         try:
             outcome = _build(stage, config, inputs, run, progress, log)
             links = afterwards(outcome.artifact, run) if afterwards else {}
+        except BudgetHold as hold:
+            assert guard is not None
+            guard.hold = hold
+            attempt.outcome = "suspended"
+            tracker.hold(hold.problem)
+            return Cancelled(name="OnHold", message=hold.problem)
         except BaseException as error:
             tracker.fail(f"{type(error).__name__}: {error}")
             raise
@@ -153,8 +164,10 @@ class StageProgress:
         tracker: StageTracker,
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
         price: ComputePrice,
+        watch: StageWatch | None = None,
     ) -> None:
         self._tracker = tracker
+        self._watch = watch
         self._log = log
         self._name = name
         self._price = price
@@ -169,7 +182,10 @@ class StageProgress:
         return self._price.usd(time.monotonic() - self._started)
 
     def report(self, fraction: float, message: str, metrics: Mapping[str, float] | None = None) -> None:
-        """The stage's `report` callback."""
+        """The stage's `report` callback. Raises BudgetHold when the stage must not go on."""
+        forecast = self._watch(fraction, metrics) if self._watch else None
+        if forecast is not None:
+            self._log.info("%s: budget: %s", self._name, forecast.describe())
         now = time.monotonic()
         if metrics or now - self._last_cost >= _UI_SECONDS:
             self._last_cost = now

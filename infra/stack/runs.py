@@ -49,6 +49,11 @@ class FlowRun:
         return self.state_type in TERMINAL_STATES
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a person's answer."""
+        return self.state_type == "PAUSED"
+
+    @property
     def profile(self) -> str:
         return str(self.parameters.get("profile") or "smoke")
 
@@ -175,6 +180,29 @@ class PrefectRuns:
         answer = request_json("POST", url, {"state": state, "force": True})
         if answer["status"] != "ACCEPT":
             raise RunRefused(f"The server did not retry {run.name}: {answer['details']}.", "see its page.")
+        return self.read(run.id)
+
+    def waiting(self) -> list[FlowRun]:
+        """The runs that wait for a person's answer, newest first."""
+        body = {
+            "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}, "parent_task_run_id": {"is_null_": True}},
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": LOG_PAGE,
+        }
+        return [_flow_run(run) for run in request_json("POST", f"{self.api_url}/flow_runs/filter", body)]
+
+    def answer(self, run: FlowRun, answer: Mapping[str, Any]) -> FlowRun:
+        """Give a waiting run its answer and let it go on.
+
+        Raises:
+            RunRefused: the run does not wait, or the answer does not fit its form.
+        """
+        if not run.is_waiting:
+            raise RunRefused(f"Run {run.name} is {run.state_name} and asks nothing.", "see `sam2 status`.")
+        result = request_json("POST", f"{self.api_url}/flow_runs/{run.id}/resume", {"run_input": dict(answer)})
+        if result["status"] != "ACCEPT":
+            reason = (result.get("details") or {}).get("reason") or result["status"]
+            raise RunRefused(f"The server did not take the answer for {run.name}: {reason}.", "correct it.")
         return self.read(run.id)
 
     def follow(self, flow_run_id: str) -> Iterator[Event]:

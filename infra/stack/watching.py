@@ -25,6 +25,8 @@ STATE_STYLES = {
     "Cancelled": "yellow",
     "Cancelling": "yellow",
     "AwaitingRetry": "yellow",
+    "Suspended": "bold yellow",
+    "OnHold": "yellow",
 }
 
 
@@ -91,6 +93,9 @@ class RunView:
         detail = f": {run.message}" if run.message and run.state_name not in ("Completed", "Running") else ""
         text = Text.assemble(("run ", "dim"), (run.name, "bold"), " ", (run.state_name, style), detail)
         self._console.print(text, soft_wrap=True)
+        if run.is_waiting:
+            hint = f"It waits for your answer: sam2 answer {run.name}"
+            self._console.print(hint, style="bold yellow", soft_wrap=True)
 
     def _move_bar(self, event: ProgressEvent) -> None:
         if self._console.is_terminal:

@@ -79,8 +79,11 @@ class PipelineTracker:
         self._client.log_artifact(self.run_id, str(path), folder)
 
     def finish(self, status: str) -> None:
-        """Close the parent: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+        """Close the parent: FINISHED, FAILED or KILLED; SCHEDULED leaves it open for a run that waits."""
+        if status == "SCHEDULED":
+            self._client.update_run(self.run_id, status=status)
+        else:
+            self._client.set_terminated(self.run_id, status)
 
     def stage(self, stage: str, config: Mapping[str, Any]) -> StageTracker:
         """Open (or find again) the child run of a stage."""
@@ -149,6 +152,12 @@ class StageTracker:
         self._client.set_tag(self.run_id, "sam2.failure", reason[:4000])
         self._buffer.close()
         self._client.set_terminated(self.run_id, "FAILED")
+
+    def hold(self, reason: str) -> None:
+        """Leave the child open: the stage is held and will go on."""
+        self._client.set_tag(self.run_id, "sam2.held", reason[:4000])
+        self._buffer.close()
+        self._client.update_run(self.run_id, status="SCHEDULED")
 
     def _log_lineage(self, manifest: Manifest) -> None:
         inputs = [

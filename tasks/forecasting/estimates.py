@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.reporting.formatting import dollars
+
 #: The interval that is shown: from this share of the probability to the rest.
 INTERVAL_TAIL = 0.1
 
@@ -121,11 +123,6 @@ class Forecast(BaseModel):
         if ceiling_usd is None:
             return line
         return f"{line}; {self.probability_over(ceiling_usd):.0%} likely to exceed {dollars(ceiling_usd)}"
-
-
-def dollars(usd: float) -> str:
-    """Cents where there are some to speak of, more digits for the cents of a laptop."""
-    return f"${usd:,.2f}" if usd >= 10 else f"${usd:.4f}" if usd < 1 else f"${usd:.3f}"
 
 
 def _log_moments(mean: float, deviation: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ _LEAST_CALIBRATED_ERROR = 0.1
 #: rest are deliberately wide, because an estimate that is too sure would stop a run for nothing.
 _ERRORS = {
     Basis.FINISHED: 0.0,
-    Basis.RUNNING: 0.05,
+    Basis.RUNNING: 0.1,
     Basis.MEASURED: 0.1,
     Basis.CALIBRATED: _LEAST_CALIBRATED_ERROR,
     Basis.SCALED: 0.2,

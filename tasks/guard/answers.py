@@ -8,8 +8,8 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from tasks.forecasting import Basis
-from tasks.forecasting.estimates import dollars
 from tasks.guard.decisions import Choice, Question
+from tasks.reporting.formatting import dollars
 
 
 class BudgetAnswer(RunInput):

@@ -15,9 +15,9 @@ from infra.artifacts import Manifest
 from infra.budget import ComputePrice, Ledger
 from infra.errors import BudgetExceeded
 from tasks.forecasting import Evidence, Forecast, ForecastStage, estimate_stages
-from tasks.forecasting.estimates import dollars
 from tasks.forecasting.evidence import TrainingRate, rate_of_manifest, speed_key
 from tasks.guard.config import GuardConfig
+from tasks.reporting.formatting import dollars
 
 #: What a stage reports of its remaining time, in seconds.
 ETA_METRIC = "train/eta_seconds"

@@ -56,4 +56,4 @@ def test_a_ceiling_below_what_is_spent_is_exceeded_for_certain() -> None:
 
 def test_the_line_for_people_names_the_ceiling() -> None:
     line = Forecast(spent_usd=1, stages=(estimate("a", 20),)).describe(15.0)
-    assert line == "$1.000 spent, $21.00 expected at the end ($18.51 to $23.61); 100% likely to exceed $15.00"
+    assert line == "$1.00 spent, $21.00 expected at the end ($18.51 to $23.61); 100% likely to exceed $15.00"
