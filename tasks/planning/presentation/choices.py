@@ -14,7 +14,7 @@ MACHINE = "this machine"
 
 @dataclass(frozen=True)
 class Choices:
-    """The options worth naming. `recommended` is the cheapest that meets budget and deadline, else the cheapest."""
+    """The options worth naming. `recommended` is the cheapest of those that miss the fewest limits, at best none."""
 
     recommended: Option
     cheapest: Option
@@ -27,20 +27,28 @@ def choices(plan: BudgetPlan) -> Choices | None:
     usable = plan.usable()
     if not usable:
         return None
-    within = [option for option in usable if within_limits(plan, option)]
-    cheapest = min(usable, key=_by_cost)
+    recommended = min(usable, key=lambda option: _rank(plan, option))
     return Choices(
-        recommended=min(within, key=_by_cost) if within else cheapest,
-        cheapest=cheapest,
+        recommended=recommended,
+        cheapest=min(usable, key=_by_cost),
         fastest=min(usable, key=lambda option: (option.training_hours, option.usd, option.name)),
-        meets_limits=bool(within),
+        meets_limits=within_limits(plan, recommended),
     )
 
 
 def within_limits(plan: BudgetPlan, option: Option) -> bool:
     """Whether the option keeps to the request's budget and deadline; what is not limited is kept."""
+    return not missed_limits(plan, option)
+
+
+def missed_limits(plan: BudgetPlan, option: Option) -> tuple[str, ...]:
+    """Which of `budget` and `deadline` the option misses."""
     budget, deadline = plan.request.budget_usd, plan.request.deadline_hours
-    return (budget is None or option.usd <= budget) and (deadline is None or option.training_hours <= deadline)
+    missed = {
+        "budget": budget is not None and option.usd > budget,
+        "deadline": deadline is not None and option.training_hours > deadline,
+    }
+    return tuple(name for name, is_missed in missed.items() if is_missed)
 
 
 def provider_of(option: Option) -> str:
@@ -54,7 +62,7 @@ def variant_of(option: Option) -> str:
 
 
 def best_of_each(plan: BudgetPlan) -> list[Option]:
-    """For each provider and way of buying its cheapest usable option, one within the limits before others; by cost."""
+    """For each provider and way of buying its cheapest usable option of those that miss the fewest limits. By cost."""
     best: dict[tuple[str, str], Option] = {}
     for option in plan.usable():
         key = (provider_of(option), variant_of(option))
@@ -76,7 +84,7 @@ def pareto_front(options: Iterable[Option]) -> list[Option]:
 def cheapest_where(plan: BudgetPlan, variants: Sequence[str], providers: Sequence[str] | None = None) -> Option | None:
     """The cheapest usable option bought in one of these ways, from one of these providers (None: any), if there is one.
 
-    Options within the limits come before others.
+    Options that miss fewer limits come before others.
     """
     found = [
         option
@@ -90,5 +98,5 @@ def _by_cost(option: Option) -> tuple[float, float, str]:
     return (option.usd, option.training_hours, option.name)
 
 
-def _rank(plan: BudgetPlan, option: Option) -> tuple[bool, float, float, str]:
-    return (not within_limits(plan, option), *_by_cost(option))
+def _rank(plan: BudgetPlan, option: Option) -> tuple[int, float, float, str]:
+    return (len(missed_limits(plan, option)), *_by_cost(option))

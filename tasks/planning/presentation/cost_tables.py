@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.planning.plan import BudgetPlan, CostLines, Option
-from tasks.planning.presentation.choices import best_of_each, provider_of, variant_of
+from tasks.planning.presentation.choices import best_of_each, missed_limits, provider_of, variant_of
 from tasks.planning.presentation.report_table import ReportTable
 from tasks.reporting.formatting import count, dollars, duration, percent, size
 
@@ -148,15 +148,20 @@ def _option_row(plan: BudgetPlan, option: Option) -> tuple[str, ...]:
         money(cost.total_usd - training),
         money(cost.total_usd),
         dollars(cost.total_usd / plan.request.training_tokens * 1e6),
-        _missed(plan, option),
+        _apart(option) or _missed(plan, option),
     )
 
 
+def _apart(option: Option) -> str:
+    """Why an option is shown but not ranked with the others."""
+    if option.offer is not None and option.offer.edition:
+        return f"{option.offer.edition} price"
+    return f"binds {money(option.committed_usd)}" if option.committed_usd else ""
+
+
 def _missed(plan: BudgetPlan, option: Option) -> str:
-    budget, deadline = plan.request.budget_usd, plan.request.deadline_hours
-    dear = budget is not None and option.usd > budget
-    late = deadline is not None and option.training_hours > deadline
-    return "both" if dear and late else "budget" if dear else "deadline" if late else ""
+    missed = missed_limits(plan, option)
+    return "both" if len(missed) > 1 else "".join(missed)
 
 
 def _commitment_note(plan: BudgetPlan) -> str:
@@ -192,6 +197,7 @@ def offer_table(plan: BudgetPlan) -> ReportTable:
         title="Prices",
         columns=("offer", "GPU", "GPUs", "memory", "TFLOP/s", "an hour", "a GPU hour", "of", "source"),
         rows=tuple(rows),
+        words=("GPU", "of", "source"),
     )
 
 

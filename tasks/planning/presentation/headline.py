@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.planning.plan import BudgetPlan, Option
-from tasks.planning.presentation.choices import cheapest_where, choices, variant_of
+from tasks.planning.presentation.choices import cheapest_where, choices, variant_of, within_limits
 from tasks.planning.presentation.cost_tables import money, wall_clock
 from tasks.planning.presentation.plan_risk import PlanRisk
-from tasks.reporting.formatting import count, percent
+from tasks.planning.presentation.risk_tables import chance_text
+from tasks.reporting.formatting import count
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,8 @@ def _limits(plan: BudgetPlan, met: bool) -> list[tuple[str, str]]:
         return []
     if not met:
         return [("Limits", f"no option keeps to {limits}")]
-    within = sum(1 for option in plan.usable() if _keeps(option, budget, deadline))
+    within = sum(within_limits(plan, option) for option in plan.usable())
     return [("Limits", f"{limits}: kept by {within} of {len(plan.usable())} options")]
-
-
-def _keeps(option: Option, budget: float | None, deadline: float | None) -> bool:
-    return (budget is None or option.usd <= budget) and (deadline is None or option.training_hours <= deadline)
 
 
 def _remedies(plan: BudgetPlan) -> list[tuple[str, str]]:
@@ -78,7 +75,7 @@ def _risk(risk: PlanRisk) -> str:
     cost = risk.infrastructure.cost_usd
     sentence = f"half the time above {money(cost.p50)}, one time in twenty above {money(cost.p95)}"
     for chance in risk.infrastructure.budgets:
-        sentence += f"; within {money(chance.limit)}: {percent(chance.probability)}"
+        sentence += f"; within {money(chance.limit)}: {chance_text(chance.probability)}"
     for chance in risk.infrastructure.deadlines:
-        sentence += f"; trained within {wall_clock(chance.limit)}: {percent(chance.probability)}"
+        sentence += f"; trained within {wall_clock(chance.limit)}: {chance_text(chance.probability)}"
     return sentence

@@ -89,5 +89,5 @@ def ladder_table(rungs: list[Rung]) -> ReportTable:
         rows=tuple(rows),
         note=f"On the samples of the founding estimates, {CONTEXT_TOKENS:,} tokens each. Models this small reach the "
         "utilisation assumed only with large batches.",
-        left_columns=2,
+        words=("option",),
     )

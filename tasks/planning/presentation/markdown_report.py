@@ -141,7 +141,11 @@ def curriculum_section(plan: BudgetPlan, named: Choices | None) -> str:
         for stage in plan.request.stages
     )
     settings = ReportTable(
-        "curriculum", "Curriculum", ("stage", "context", "tokens", "updates", "batch", "learning rate", "sources"), rows
+        "curriculum",
+        "Curriculum",
+        ("stage", "context", "tokens", "updates", "batch", "learning rate", "sources"),
+        rows,
+        words=("sources",),
     )
     if named is None:
         return section("Curriculum", markdown_table(settings))
@@ -237,7 +241,9 @@ def assumption_section(plan: BudgetPlan) -> str:
         (name.replace("_", " "), _value(value), fields[name].description or "")
         for name, value in plan.request.assumptions
     )
-    assumed = ReportTable("assumptions", "Assumptions", ("assumption", "value", "meaning"), rows, left_columns=3)
+    assumed = ReportTable(
+        "assumptions", "Assumptions", ("assumption", "value", "meaning"), rows, words=("value", "meaning")
+    )
     offers = offer_table(plan)
     return section(
         "Assumptions and sources",

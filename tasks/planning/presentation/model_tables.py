@@ -130,7 +130,7 @@ def memory_table(plan: BudgetPlan) -> ReportTable:
         columns=("stage", "placement", "context", "states", "rest", "sum", *(f"in {size:g} GB" for size in sizes)),
         rows=tuple(rows),
         note="yes: as the profile places it; GB: not so, but placed otherwise, the quickest way; no: no way.",
-        left_columns=2,
+        words=("placement",),
     )
 
 
@@ -168,5 +168,5 @@ def memory_grid_table(plan: BudgetPlan) -> ReportTable:
         columns=("context", "rows", "blocks",
                  *(f"ZeRO-{zero}{', optimiser on CPU' if away else ''}" for zero, away in columns)),
         rows=tuple(rows),
-        left_columns=3,
+        words=("rows", "blocks"),
     )  # fmt: skip

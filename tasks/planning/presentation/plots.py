@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GB = 1e9
+_GB = _GIGA = 1e9
 _HOURS_PER_DAY = 24
 _MAXIMUM_BARS = 14
 _LIMIT = "#b3261e"
@@ -99,7 +99,8 @@ def time_figure(plan: BudgetPlan) -> Figure:
     axes.plot([_days(option) for option in front], [option.usd for option in front], color=INK, linewidth=1.2, zorder=2)
     for option in (front[0], front[-1]) if len(front) > 1 else front:
         axes.annotate(f"{_short_name(option)}\n{money(option.usd)}", (_days(option), option.usd), xytext=(6, -6),
-                      textcoords="offset points", va="top", fontsize=8, color=INK, zorder=4)  # fmt: skip
+                      textcoords="offset points", va="top", fontsize=8, color=INK, zorder=4,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     _limits(plan, axes)
@@ -123,8 +124,8 @@ def _time_legend(figure: Figure, axes: Axes, providers: list[str], variants: lis
         Line2D([], [], color=INK, marker=_MARKERS[variant], linestyle="", markersize=6, label=variant)
         for variant in variants
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=1.2, label="nothing is both cheaper and faster"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=6, fontsize=8, frameon=False, labelcolor=INK)
+    handles.append(Line2D([], [], color=INK, linewidth=1.2, label="Pareto front"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=8, fontsize=8, frameon=False, labelcolor=INK)
 
 
 def _limits(plan: BudgetPlan, axes: Axes) -> None:
@@ -166,7 +167,7 @@ def memory_figure(plan: BudgetPlan) -> Figure:
                       fontsize=8, color=INK)  # fmt: skip
     for memory_gb in gpu_sizes_gb(plan):
         if memory_gb <= 2.5 * max(left):
-            axes.axvline(memory_gb, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+            axes.axvline(memory_gb, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2)
             axes.annotate(f"{memory_gb:g} GB", (memory_gb, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
                           textcoords="offset points", ha="center", color=INK, fontsize=8)  # fmt: skip
     axes.margins(x=0.12)
@@ -188,7 +189,7 @@ def flops_figure(plan: BudgetPlan) -> Figure:
         context *= 2
     contexts = sorted({*contexts, *stages})
     counts = [training_flops_per_token(model, context) for context in contexts]
-    lines: dict[str, list[float]] = {}
+    lines: dict[str, list[float]] = {"all": [count.total for count in counts]}
     for kind in counts[0].mixer_projections:
         if kind == "attention":
             lines["attention, matrices"] = [count.mixer_projections[kind] for count in counts]
@@ -198,17 +199,19 @@ def flops_figure(plan: BudgetPlan) -> Figure:
     lines["feed-forward"] = [count.feed_forward for count in counts]
     lines["head"] = [count.head for count in counts]
     figure, axes = _panel(f"{plan.request.profile}: FLOPs to train on one token")
-    axes.plot(contexts, [count.total for count in counts], color=INK, linewidth=2.2, label="all")
-    for (title, values), colour in zip(lines.items(), _SERIES, strict=False):
-        axes.plot(contexts, values, color=colour, linewidth=1.6, label=title)
+    for (title, values), colour in zip(lines.items(), (INK, *_SERIES), strict=False):
+        axes.plot(contexts, [value / _GIGA for value in values], color=colour, label=title,
+                  linewidth=2.2 if title == "all" else 1.6)  # fmt: skip
     for stage in stages:
         axes.axvline(stage, color=GRID, linewidth=1.4, zorder=0)
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(stages, [f"{stage / 1024:g}K" if stage >= 1024 else str(stage) for stage in stages])
+    _plain_log_ticks(axes)
+    axes.set_xticks(contexts, [f"{context / 1024:g}K" if context >= 1024 else str(context) for context in contexts])
     axes.minorticks_off()
-    axes.set_xlabel("tokens of context; marked: the curriculum's stages", color=INK, fontsize=9)
-    axes.set_ylabel("FLOPs a token, forward and backward", color=INK, fontsize=9)
+    axes.margins(x=0.02)
+    axes.set_xlabel("tokens of context; lines mark the curriculum's", color=INK, fontsize=9)
+    axes.set_ylabel("GFLOP a token, forward and backward", color=INK, fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=8, frameon=False,
                   labelcolor=INK)  # fmt: skip
     return figure
@@ -235,7 +238,7 @@ def _plain_log_ticks(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
         axis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
 
 

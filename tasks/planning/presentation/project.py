@@ -30,7 +30,11 @@ class ProjectInputs(BaseModel):
         description="implementation, by line",
     )
     validation_usd: dict[str, float] = Field(
-        {"Evaluation infrastructure": 2_000.0, "A/B testing setup": 1_500.0, "Performance benchmarking": 1_000.0},
+        {
+            "Evaluation infrastructure": 2_000.0,
+            "User testing, old against new": 1_500.0,
+            "Performance benchmarking": 1_000.0,
+        },
         description="validation after the training, by line",
     )
     implementation_weeks: float = Field(2.0, ge=0, description="before the training")

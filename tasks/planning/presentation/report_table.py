@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.console import Group, RenderableType
@@ -18,7 +18,8 @@ Alignment = Literal["left", "right"]
 class ReportTable:
     """Cells as people read them. `emphasised` are the numbers of rows to print bold: totals, the choice.
 
-    key: lower case and dashes, the table's name for programs. note: one sentence below the table.
+    key: lower case and dashes, the table's name for programs. note: one sentence below the table. words: columns that
+    hold words, aligned left, beside the first; figures are aligned right.
     """
 
     key: str
@@ -27,7 +28,7 @@ class ReportTable:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     emphasised: frozenset[int] = frozenset()
-    left_columns: int = 1  # words, aligned left; figures are aligned right
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a row of another length than the columns."""
@@ -37,7 +38,7 @@ class ReportTable:
 
     def alignment(self, column: int) -> Alignment:
         """Of the column with this number."""
-        return "left" if column < self.left_columns else "right"
+        return "left" if column == 0 or self.columns[column] in self.words else "right"
 
     def first(self, rows: int) -> ReportTable:
         """The table with its first `rows` rows, and a note of how many are left out."""
@@ -45,16 +46,14 @@ class ReportTable:
         if left_out <= 0:
             return self
         note = " ".join(filter(None, [self.note, f"{left_out} more rows are in the report and in the JSON."]))
-        return ReportTable(
-            self.key, self.title, self.columns, self.rows[:rows], note, self.emphasised, self.left_columns
-        )
+        return replace(self, rows=self.rows[:rows], note=note)
 
 
 def rich_table(table: ReportTable) -> Group:
     """For the terminal: title, table without a frame, note. Only words after the first column break into lines."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, column in enumerate(table.columns):
-        words = 0 < number < table.left_columns
+        words = number > 0 and table.alignment(number) == "left"
         shown.add_column(escape(column), justify=table.alignment(number), no_wrap=not words)
     for number, row in enumerate(table.rows):
         shown.add_row(*map(escape, row), style="bold" if number in table.emphasised else None)

@@ -8,6 +8,7 @@ from tasks.planning.presentation.cost_tables import money, wall_clock
 from tasks.planning.presentation.findings import ASSUMED_CALIBRATION_ERROR, Findings
 from tasks.planning.presentation.report_table import ReportTable, markdown_table
 from tasks.planning.presentation.risk_tables import (
+    chance_text,
     mean_parts,
     milestones,
     mitigation_table,
@@ -19,6 +20,10 @@ from tasks.planning.presentation.risk_tables import (
 )
 from tasks.planning.presentation.sections import picture, section
 from tasks.reporting.formatting import percent
+from tasks.risk import RiskEvent
+
+#: A budget that is enough so often is recommended.
+_CONFIDENT = 0.9
 
 
 def risk_section(findings: Findings, plots: Sequence[str]) -> str:
@@ -47,13 +52,16 @@ def risk_section(findings: Findings, plots: Sequence[str]) -> str:
 
 def _events(findings: Findings) -> list[str]:
     events = findings.risk.project.model.events
-    lines = [
-        f"- {event.name}: {percent(event.probability)} likely, "
-        f"{event.extra_training.mean:+.0%} training, {money(event.usd.mean)}, "
-        f"{event.delay_hours.mean:,.0f} h of delay"
-        for event in events
-    ]
+    lines = [f"- {event.name}, {percent(event.probability)} likely: {_effects(event)}" for event in events]
     return ["Events, with the probabilities of the founding report (stated):", "\n".join(lines)] if lines else []
+
+
+def _effects(event: RiskEvent) -> str:
+    """What an event does on average, where it does anything."""
+    extra, cost, delay = event.extra_training.mean, event.usd.mean, event.delay_hours.mean
+    effects = [f"{extra:.0%} more training" if extra else "", money(cost) if cost else ""]
+    effects.append(f"{wall_clock(delay)} of delay" if delay else "")
+    return ", ".join(filter(None, effects)) or "nothing"
 
 
 def budget_section(findings: Findings) -> str:
@@ -61,12 +69,24 @@ def budget_section(findings: Findings) -> str:
     if not findings.risk.tiers:
         return ""
     lines = [
-        f"- **{tier.tier}**: {money(tier.budget_usd)} is enough with a probability of {percent(tier.probability)} "
+        f"- **{tier.tier}**: {money(tier.budget_usd)} is enough with a probability of {chance_text(tier.probability)} "
         f"({tier.meaning}; the option expects {money(tier.result.cost_usd.mean)}). "
         f"Ask for {money(tier.result.cost_usd.p95)} to have enough in 19 of 20 cases."
         for tier in findings.risk.tiers
     ]
-    return section("Budgets", markdown_table(tier_table(findings.risk)), "\n".join(lines))
+    return section("Budgets", markdown_table(tier_table(findings.risk)), "\n".join(lines), _advice(findings))
+
+
+def _advice(findings: Findings) -> str:
+    """The smallest of the budgets that is enough nine times in ten."""
+    enough = [tier for tier in findings.risk.tiers if tier.probability >= _CONFIDENT]
+    if not enough:
+        return f"None of them is enough with a probability of {percent(_CONFIDENT)}: ask for more, or plan less."
+    tier = min(enough, key=lambda tier: tier.budget_usd)
+    return (
+        f"**Recommended: {tier.tier}, {money(tier.budget_usd)}** on {tier.option}: the smallest of the three that is "
+        f"enough with a probability of at least {percent(_CONFIDENT)}."
+    )
 
 
 def timeline_section(findings: Findings, plots: Sequence[str]) -> str:

@@ -49,6 +49,13 @@ def _times(summary: Summary) -> tuple[str, ...]:
     return tuple(wall_clock(value) for value in _points(summary))
 
 
+def chance_text(probability: float) -> str:
+    """A simulated probability; never quite certain, because draws are not."""
+    if probability > 0.999:
+        return "over 99.9%"
+    return "under 0.1%" if probability < 0.001 else percent(probability)
+
+
 def tier_table(risk: PlanRisk) -> ReportTable:
     """The three budgets: what each buys, how likely it is enough, and what would be."""
     rows = [
@@ -57,7 +64,7 @@ def tier_table(risk: PlanRisk) -> ReportTable:
             f"{tier.meaning}: {tier.option}",
             money(tier.result.cost_usd.mean),
             money(tier.budget_usd),
-            percent(tier.probability),
+            chance_text(tier.probability),
             money(tier.result.cost_usd.p75),
             money(tier.result.cost_usd.p95),
         )
@@ -68,7 +75,7 @@ def tier_table(risk: PlanRisk) -> ReportTable:
         title="Budgets for the whole project",
         columns=("tier", "option", "expected", "asked for", "P(enough)", "enough in 3 of 4", "in 19 of 20"),
         rows=tuple(rows),
-        left_columns=2,
+        words=("option",),
     )
 
 
@@ -84,9 +91,10 @@ def figure_title(name: str) -> str:
     if name in _FIGURE_TITLES:
         return _FIGURE_TITLES[name]
     kind, _, rest = name.partition("/")
+    if kind != "event":
+        return rest if kind in ("line", "phase") else name
     event, _, effect = rest.partition("/")
-    effects = {"": "", "extra": ": extra training", "delay": ": delay", "usd": ": its own cost"}
-    return event + effects.get(effect, f": {effect}") if kind in ("event", "line", "phase") else name
+    return event + {"extra": ": extra training", "delay": ": delay", "usd": ": its own cost"}.get(effect, "")
 
 
 def sensitivity_table(found: Sensitivity, rows: int = 10) -> ReportTable:
@@ -98,8 +106,8 @@ def sensitivity_table(found: Sensitivity, rows: int = 10) -> ReportTable:
         rows=tuple(
             (
                 figure_title(swing.name),
-                f"{swing.low:,.3g}",
-                f"{swing.high:,.3g}",
+                _plain(swing.low),
+                _plain(swing.high),
                 money(swing.at_low),
                 money(swing.at_high),
                 percent(swing.variance_share),
@@ -109,6 +117,10 @@ def sensitivity_table(found: Sensitivity, rows: int = 10) -> ReportTable:
         note="Each figure at its 10th and 90th percentile (an event: does not and does happen), all others at their "
         "means.",
     )
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def mitigation_table(values: tuple[MitigationValue, ...]) -> ReportTable:
@@ -141,6 +153,7 @@ def timeline_table(timeline: Timeline) -> ReportTable:
             for one in timeline.activities
         ),
         note=f"From {_day(timeline.start)} on, one after another.",
+        words=("start", "planned end", "5%", "95%"),
     )
 
 
