@@ -75,8 +75,11 @@ def limitations(formats: Sequence[str], mixers: Collection[str]) -> list[str]:
 
 
 def curriculum_row(manifest: Manifest) -> dict[str, Any]:
-    """One training stage: what it was asked to do, and how it ended."""
+    """One training stage: what it was asked to do, and how it ended; `tokens` are those it was trained on."""
     asked = {name: manifest.config.get(name) for name in _CURRICULUM}
+    if "shortening" in manifest.statistics:
+        asked |= {"tokens": manifest.statistics["steps"] * manifest.config["batch_tokens"]}
+        asked["planned tokens"] = manifest.config["tokens"]
     return {**asked, "final loss": manifest.metrics.get("train/loss"), "seconds": manifest.cost.seconds}
 
 

@@ -156,8 +156,8 @@ def test_a_shortened_curriculum_that_came_to_its_end_is_told_and_no_obstacle(
     (short,) = shorten_curriculum(STAGES[:1], {"short": 2}, 0.5, minimum_steps=1)
     checkpoint = publish(
         store, "checkpoint", "shortened", lambda directory: _copy_model(chain["checkpoint"], directory),
-        stage="training", inputs={"tokens": chain["tokens"].reference}, config={"name": "short"},
-        statistics={"shortening": short.shortening},
+        stage="training", inputs={"tokens": chain["tokens"].reference}, config=short.identity(),
+        statistics={"shortening": short.shortening, "steps": short.steps},
     )  # fmt: skip
     judged = publish(
         store, "evaluation", "shortened", lambda directory: None, tables={"gates": [PASSED]},
@@ -166,7 +166,9 @@ def test_a_shortened_curriculum_that_came_to_its_end_is_told_and_no_obstacle(
     inputs = {**chain, "checkpoint": checkpoint, "evaluation": judged}
     made = build_stage(STAGE, RegistrationConfig(model_name="tiny"), inputs, store).artifact
     told = "tage 'short' was shortened from 12 to 7 updates after update 2"
-    assert f"**S{told}.**" in (made.directory / "model_card.md").read_text()
+    card = (made.directory / "model_card.md").read_text()
+    assert f"**S{told}.**" in card
+    assert "| short | 32 | 1792 | 256 | 0.003 | 0.0003 | 3072 |" in card, "tokens trained on, and planned"
     registered = ensure_registered(made, tracking)
     assert registered.aliases == ["candidate", "champion"]
     tags = MlflowClient(tracking_uri=tracking).get_model_version("tiny", registered.version).tags
