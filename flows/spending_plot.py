@@ -40,7 +40,7 @@ def _draw_rows(axes: Axes, report: SpendReport) -> None:
     shown = report.rows[:_MAXIMUM_ROWS][::-1]
     places = list(range(len(shown)))
     useful = [row.usd - row.wasted_usd for row in shown]
-    axes.barh(places, useful, color=KEPT, height=0.68, label="spent with a result")
+    axes.barh(places, useful, color=KEPT, height=0.68, label="useful")
     bars = axes.barh(places, [row.wasted_usd for row in shown], left=useful, color=WASTED, height=0.68, label="wasted")
     axes.bar_label(bars, [f"{row.usd:,.4g}" for row in shown], padding=4, fontsize=8, color=INK)
     axes.set_yticks(places, [report.labels[row.key] for row in shown])
@@ -54,7 +54,7 @@ def _draw_days(axes: Axes, report: SpendReport) -> None:
     days = [date.fromisoformat(row.key) for row in report.rows]
     places = [day.toordinal() for day in days]
     useful = [row.usd - row.wasted_usd for row in report.rows]
-    axes.bar(places, useful, color=KEPT, width=0.68, label="spent with a result")
+    axes.bar(places, useful, color=KEPT, width=0.68, label="useful")
     axes.bar(places, [row.wasted_usd for row in report.rows], bottom=useful, color=WASTED, width=0.68, label="wasted")
     sums = list(accumulate(row.usd for row in report.rows))
     axes.step(places, sums, "o-", where="post", color=SUM, linewidth=1.4, markersize=3, label="sum")

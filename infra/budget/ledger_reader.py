@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from infra.budget.ledger_attempt import CURRENCY, Attempt, Outcome
-from infra.budget.ledger_events import ENDED, IDENTITY, STARTED, Event, decode_event
+from infra.budget.ledger_events import ENDED, HEARTBEAT, IDENTITY, STARTED, Event, decode_event
 
 _BLOCK_BYTES = 8 << 20
 _REMEMBERED_BYTES = 256
@@ -127,13 +127,15 @@ class LedgerReader:
 
     def _note(self, event: Event) -> str:
         identifier = str(event["attempt"])
-        seen = self._events.setdefault(identifier, _Events())
+        seen = self._events.get(identifier)
+        if seen is None:
+            seen = self._events[identifier] = _Events()
         kind = event["event"]
         seen.last_seen = event["time"]
         seen.elapsed = event.get("elapsed", seen.elapsed)
         if kind == ENDED:
             seen.outcome = event["outcome"]
-        if not seen.identity and kind in (STARTED, ENDED) and all(name in event for name in IDENTITY):
+        if not seen.identity and kind != HEARTBEAT and event.keys() >= IDENTITY:
             seen.identity = event
             seen.started = event["time"] if kind == STARTED else event["started"]
         return identifier
