@@ -144,3 +144,36 @@ def test_the_first_losses_of_a_fresh_model_do_not_set_the_scale() -> None:
     loss = stage_figure(history, made_timing(), [], CONFIG).axes[0]
     low, high = loss.get_ylim()
     assert 1.5 < low < 2.0 and 3.9 < high < 4.3
+
+
+def test_a_shortened_stage_is_told_as_one(tmp_path: Path) -> None:
+    short = stage_config(tokens=140 * 256, cuts=[{"after_step": 0, "steps": 120}, {"after_step": 60, "steps": 100}])
+    write_stage(tmp_path, made_history(), made_timing())
+    result = describe_stage(tmp_path, short)
+    assert (result.statistics["steps"], result.statistics["planned_steps"]) == (100, 140)
+    assert result.statistics["shortening"] == "shortened from 140 to 100 updates after update 60"
+    assert result.metrics["train/loss"] == pytest.approx(2.04), "of the last 5 of 100 updates"
+    rows = result.tables["shortened"]
+    assert [(row["after update"], row["updates before"], row["updates"]) for row in rows] == [
+        (0, 140, 120),
+        (60, 120, 100),
+    ]
+    assert "shortening" not in describe_stage(tmp_path, CONFIG).statistics
+    loss, rate, _ = stage_figure(made_history(), made_timing(), [], short).axes
+    for axes in (loss, rate):
+        places = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "_cut"]
+        assert places == pytest.approx([0, 60 * 256 / 1e6])
+    assert [text.get_text() for text in loss.texts] == ["shortened from 140 to 100 updates after update 60"]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "when"),
+    [
+        ([(0, 90)], "before the first"),
+        ([(10, 90)], "after update 10"),
+        ([(10, 90), (20, 80)], "after updates 10 and 20"),
+    ],
+)
+def test_a_shortening_says_when(cuts: list[tuple[int, int]], when: str) -> None:
+    short = stage_config(tokens=100 * 256, cuts=[{"after_step": made, "steps": steps} for made, steps in cuts])
+    assert short.shortening == f"shortened from 100 to {cuts[-1][1]} updates {when}"
