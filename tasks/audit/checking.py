@@ -1,0 +1,239 @@
+"""The audit itself: every claim recomputed and judged."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from infra.budget import PriceCatalog, load_catalog
+from infra.errors import ConfigurationError
+from tasks.audit.chances import Chances
+from tasks.audit.claims import Claim, Document, Quantity, load_documents, load_quantities
+from tasks.audit.engineering import FUNCTIONS, STATISTICS
+from tasks.audit.expressions import Formulas
+from tasks.audit.price_functions import PriceFunctions
+from tasks.audit.spans import Number, Span
+from tasks.audit.verdicts import Kind, Verdict, distance, judge
+
+_ARITHMETIC, _DOCUMENTS, _MODEL, _PRICES, _SIMULATION = "arithmetic", "documents", "model", "prices", "simulation"
+#: Wall-clock hours of the 5.5B model's stages on eight A100, which the risks are simulated with.
+_STAGE_HOURS = {
+    f"stage-{number}": f"stage_{number}_flops / (8 * a100_flops * good_utilisation) / 3600" for number in (1, 2, 3)
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim with what came out. `rests_on`: arithmetic, documents, model, published, measured, prices, ..."""
+
+    document: str
+    section: str
+    claim: Claim
+    verdict: Verdict
+    recomputed: Span | None = None
+    rests_on: tuple[str, ...] = ()
+    effect_usd: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique: document and id."""
+        return f"{self.document}.{self.claim.id}"
+
+
+@dataclass(frozen=True)
+class UsedQuantity:
+    """A named quantity that formulas used."""
+
+    quantity: Quantity
+    value: Span
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All rows, and what they rest on."""
+
+    documents: tuple[Document, ...]
+    rows: tuple[Row, ...]
+    quantities: tuple[UsedQuantity, ...]
+    functions: dict[str, str]  # what the functions that formulas used give, by name
+
+    def of_section(self, document: str, section: str) -> tuple[Row, ...]:
+        """The rows of one section."""
+        return tuple(row for row in self.rows if (row.document, row.section) == (document, section))
+
+    @property
+    def figures(self) -> int:
+        """Different figures that the rows are about."""
+        return len({(row.document, row.section, row.claim.figure) for row in self.rows})
+
+    def count(self, kind: Kind, document: str | None = None) -> int:
+        """Rows of a verdict, of one document or all."""
+        return sum(row.verdict.kind is kind and document in (None, row.document) for row in self.rows)
+
+    def costliest(self, most: int) -> tuple[Row, ...]:
+        """The mistakes that are worth most money, the largest first; one of each topic."""
+        wrong = [row for row in self.rows if row.effect_usd]
+        wrong.sort(key=lambda row: -(row.effect_usd or 0.0))
+        by_topic: dict[str, Row] = {}
+        for row in wrong:
+            by_topic.setdefault(row.claim.topic or row.name, row)
+        return tuple(by_topic.values())[:most]
+
+
+def run_audit(
+    documents: tuple[Document, ...] | None = None,
+    quantities: Mapping[str, Quantity] | None = None,
+    catalog: PriceCatalog | None = None,
+) -> Audit:
+    """Check every claim; the shipped data and prices where nothing else is given.
+
+    Raises ConfigurationError for a formula that cannot be computed, naming it.
+    """
+    checker = _Checker(
+        load_documents() if documents is None else documents,
+        load_quantities() if quantities is None else quantities,
+        load_catalog() if catalog is None else catalog,
+    )
+    return checker.audit()
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    value: Span
+    rests_on: frozenset[str]
+    names: frozenset[str]
+
+
+class _Checker:
+    def __init__(
+        self, documents: tuple[Document, ...], quantities: Mapping[str, Quantity], catalog: PriceCatalog
+    ) -> None:
+        self._documents = documents
+        self._quantities = quantities
+        self._claims = {
+            f"{document.document}.{claim.id}": claim
+            for document in documents
+            for section in document.sections
+            for claim in section.claims
+        }
+        chances = Chances(self._stage_hours, catalog.spot_preemptions.per_hour)
+        self._basis_of_function = (
+            dict.fromkeys(STATISTICS, "")
+            | dict.fromkeys(PriceFunctions(catalog).by_name(), _PRICES)
+            | {"stated": _DOCUMENTS, "chance_percent": _SIMULATION}
+        )
+        self._functions: dict[str, Callable[..., Number]] = {
+            **FUNCTIONS,
+            **PriceFunctions(catalog).by_name(),
+            "stated": self.stated,
+            "chance_percent": chances.chance_percent,
+        }
+        self._resolved: dict[str, _Resolved] = {}
+        self._formulas = Formulas(lambda name: _plain(self._quantity(name).value), self._functions)
+
+    def stated(self, name: str) -> Span:
+        """What another claim states, by document and id"""
+        if name not in self._claims:
+            raise ValueError(f"no claim '{name}'")
+        return self._claims[name].stated.amount
+
+    def audit(self) -> Audit:
+        rows = tuple(
+            self._row(document.document, section.section, claim)
+            for document in self._documents
+            for section in document.sections
+            for claim in section.claims
+        )
+        used = {name for row in rows if row.claim.formula for name in self._resolve(row.claim.formula).names}
+        used |= {name for row in rows if row.claim.usd_per_unit for name in self._resolve(row.claim.usd_per_unit).names}
+        return Audit(
+            documents=self._documents,
+            rows=rows,
+            quantities=tuple(
+                UsedQuantity(quantity, self._quantity(name).value)
+                for name, quantity in self._quantities.items()
+                if name in used
+            ),
+            functions={
+                name: " ".join((function.__doc__ or "").split())
+                for name, function in self._functions.items()
+                if name in used
+            },
+        )
+
+    def _row(self, document: str, section: str, claim: Claim) -> Row:
+        if claim.formula is None:
+            return Row(document, section, claim, Verdict(Kind.NOT_CHECKABLE))
+        resolved = self._resolve(claim.formula)
+        against = _stated_claims(claim.formula) if resolved.rests_on == {_DOCUMENTS} else ()
+        verdict = judge(claim.stated, resolved.value, tolerance=claim.tolerance, against=against)
+        return Row(
+            document,
+            section,
+            claim,
+            verdict,
+            resolved.value,
+            tuple(sorted(resolved.rests_on)) or (_ARITHMETIC,),
+            self._effect_usd(claim, resolved.value, verdict),
+        )
+
+    def _effect_usd(self, claim: Claim, recomputed: Span, verdict: Verdict) -> float | None:
+        """What the difference is worth; for ranges the nearest ends, so that it is never exaggerated."""
+        if verdict.kind not in (Kind.WRONG, Kind.INCONSISTENT):
+            return None
+        if claim.usd_per_unit:
+            return distance(claim.stated, recomputed) * self._resolve(claim.usd_per_unit).value.low
+        return distance(claim.stated, recomputed) if claim.unit == "USD" else None
+
+    def _quantity(self, name: str) -> _Resolved:
+        quantity = self._quantities[name]
+        if quantity.formula is None:
+            assert quantity.value is not None
+            own: tuple[str, ...] = () if quantity.basis == "definition" else (quantity.basis,)
+            return _Resolved(Span(quantity.value, quantity.value), frozenset(own), frozenset({name}))
+        inner = self._resolve(quantity.formula)
+        rests_on = inner.rests_on if quantity.basis == "derived" else inner.rests_on | {quantity.basis}
+        return _Resolved(inner.value, rests_on, inner.names | {name})
+
+    def _resolve(self, formula: str) -> _Resolved:
+        if formula not in self._resolved:
+            evaluated = self._formulas.evaluate(formula)
+            rests_on: set[str] = set()
+            names: set[str] = set(evaluated.names)
+            for name in evaluated.names:
+                if name in self._quantities:
+                    quantity = self._quantity(name)
+                    rests_on |= quantity.rests_on
+                    names |= quantity.names
+                else:
+                    rests_on |= {self._basis_of_function.get(name, _MODEL)} - {""}
+            self._resolved[formula] = _Resolved(evaluated.value, frozenset(rests_on), frozenset(names))
+        return self._resolved[formula]
+
+    def _stage_hours(self) -> dict[str, float]:
+        return {stage: self._resolve(formula).value.low for stage, formula in _STAGE_HOURS.items()}
+
+
+def _plain(value: Span) -> Number:
+    """A span of one number as that number, which functions want."""
+    return value.low if value.is_point else value
+
+
+def _stated_claims(formula: str) -> tuple[str, ...]:
+    """The claims that a formula takes its figures from, in order."""
+    calls = (node for node in ast.walk(ast.parse(formula, mode="eval")) if isinstance(node, ast.Call))
+    found = [
+        call.args[0].value
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "stated" and isinstance(call.args[0], ast.Constant)
+    ]
+    return tuple(sorted({str(name) for name in found}))
+
+
+def named(audit: Audit, name: str) -> Row:
+    """The row of this name; raises ConfigurationError when there is none."""
+    for row in audit.rows:
+        if row.name == name:
+            return row
+    raise ConfigurationError(f"the audit has no claim '{name}'.", "see the first column of docs/seed-audit.md.")

@@ -1,0 +1,68 @@
+"""What formulas can ask of the price catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from infra.budget import Offer, PriceCatalog, Variant
+from tasks.audit.spans import Number, Span, hull
+
+
+class PriceFunctions:
+    """Functions over one catalog; those that raise name the catalog's entry and the fix."""
+
+    def __init__(self, catalog: PriceCatalog) -> None:
+        self._catalog = catalog
+
+    def by_name(self) -> dict[str, Callable[..., Number]]:
+        """By the name that formulas use."""
+        functions = (
+            self.offer_usd, self.core_usd, self.storage_usd, self.egress_usd, self.spot_offers, self.spot_discounts,
+            self.reserved_discounts,
+        )  # fmt: skip
+        return {function.__name__: function for function in functions}
+
+    def offer_usd(self, name: str) -> float:
+        """USD for an hour of an offer of the price catalog (the whole instance)"""
+        return self._catalog.offer(name).usd_per_hour
+
+    def core_usd(self, provider: str) -> float:
+        """USD for an hour of one processor core at a provider"""
+        return self._catalog.rates(provider).cpu_core_usd_per_hour
+
+    def storage_usd(self, provider: str) -> float:
+        """USD for a GB of object storage and a month"""
+        return self._catalog.rates(provider).storage_usd_per_gb_month
+
+    def egress_usd(self, provider: str) -> float:
+        """USD for a GB that leaves the provider"""
+        return self._catalog.rates(provider).egress_usd_per_gb
+
+    def spot_offers(self, provider: str) -> float:
+        """Spot offers of a provider in the catalog"""
+        return sum(offer.provider == provider and offer.variant == "spot" for offer in self._catalog.offers)
+
+    def spot_discounts(self) -> Span:
+        """Percent below the on-demand price, all published spot prices of machines with A100"""
+        return self._discounts(("spot",))
+
+    def reserved_discounts(self) -> Span:
+        """Percent below the on-demand price, all published prices of reserved machines with A100"""
+        return self._discounts(("reserved-1y", "reserved-3y"))
+
+    def _discounts(self, variants: tuple[Variant, ...]) -> Span:
+        """Derived prices are left out: they follow from the founding documents' own ranges."""
+        published = [offer for offer in self._catalog.offers if not offer.derived and offer.gpu.startswith("a100")]
+        on_demand = {_machine(offer): offer.usd_per_hour for offer in published if offer.variant == "on-demand"}
+        found = [
+            100 * (1 - offer.usd_per_hour / on_demand[_machine(offer)])
+            for offer in published
+            if offer.variant in variants and _machine(offer) in on_demand
+        ]
+        if not found:
+            raise ValueError(f"the price catalog has no published {' or '.join(variants)} price of an A100")
+        return hull(*found)
+
+
+def _machine(offer: Offer) -> tuple[str, str, str]:
+    return offer.provider, offer.instance, offer.edition
