@@ -15,15 +15,15 @@ from flows.plan_request import plan_request
 from infra.budget import PriceCatalog, load_catalog
 from infra.errors import ConfigurationError
 from tasks.calibration.store import CALIBRATIONS_DIRECTORY
-from tasks.planning import Assumptions, BudgetPlan, plan
+from tasks.planning import Assumptions, BudgetPlan, ladder, plan
+from tasks.planning.ladder import DEFAULT_MFU
 from tasks.planning.presentation import (
     Findings,
     PlanRisk,
     ProjectInputs,
     ReportTable,
     find,
-    ladder,
-    ladder_table,
+    ladder_tables,
     load_project,
     plan_risk,
 )
@@ -60,9 +60,10 @@ class MadePlan:
     project: ProjectInputs
     catalog: PriceCatalog
 
-    def ladder(self) -> ReportTable:
-        """What the sizes of the ladder cost on the same offers, by the same assumptions."""
-        return ladder_table(ladder(self.catalog, self.plan.request.assumptions))
+    def ladder(self) -> tuple[ReportTable, ...]:
+        """What the sizes of the founding ladder take at the same prices."""
+        mfu = self.plan.request.assumptions.mfu or DEFAULT_MFU
+        return ladder_tables(ladder(self.catalog, mfu=mfu), self.catalog, mfu)
 
     def findings(self, start: datetime | None = None) -> Findings | None:
         """What the report tells beside the plan; None without risk. start: of the project, left out: now."""

@@ -78,7 +78,7 @@ def plan(
         risk=risk,
     )
     made = make_plan(profile, parse_assignments(set_ or []), choices, StackSettings.from_environment().home)
-    further = (made.ladder(),) if ladder else ()
+    further = made.ladder() if ladder else ()
     if output is not None:
         paths = _write(made, output, further)
     if as_json:

@@ -1,7 +1,7 @@
 """A budget plan for people: tables for the terminal and the Prefect UI, the Markdown report, pictures, files.
 
 Public surface: `terminal_report`, `plan_tables`, `markdown_report`, `plan_plots`, `plan_json`, `write_plan`,
-`plan_metrics`, `headline`, `choices`; the ladder of sizes (`ladder`, `ladder_table`); the risk of a plan (`PlanRisk`,
+`plan_metrics`, `headline`, `choices`; the ladder of sizes (`ladder_tables`); the risk of a plan (`PlanRisk`,
 `TierRisk`, `plan_risk`, `risk_model`, `Findings`, `find`); what people state (`ProjectInputs`, `load_project`); and
 `ReportTable` with `rich_table`, `markdown_table`, `plain_rows`.
 """
@@ -9,7 +9,7 @@ Public surface: `terminal_report`, `plan_tables`, `markdown_report`, `plan_plots
 from tasks.planning.presentation.choices import Choices, choices
 from tasks.planning.presentation.findings import Findings, find
 from tasks.planning.presentation.headline import Headline, headline
-from tasks.planning.presentation.ladder import Rung, ladder, ladder_table
+from tasks.planning.presentation.ladder import ladder_tables
 from tasks.planning.presentation.markdown_report import markdown_report
 from tasks.planning.presentation.metrics import plan_metrics
 from tasks.planning.presentation.output import plan_json, write_plan
@@ -26,13 +26,11 @@ __all__ = [
     "PlanRisk",
     "ProjectInputs",
     "ReportTable",
-    "Rung",
     "TierRisk",
     "choices",
     "find",
     "headline",
-    "ladder",
-    "ladder_table",
+    "ladder_tables",
     "load_project",
     "markdown_report",
     "markdown_table",

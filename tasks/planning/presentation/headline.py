@@ -45,7 +45,11 @@ def headline(plan: BudgetPlan, risk: PlanRisk | None = None) -> Headline:
 
 
 def _sentence(option: Option) -> str:
-    return f"{money(option.usd)} and {wall_clock(option.training_hours)} on {option.name} ({option.gpus} GPUs)"
+    return f"{money(option.usd)} and {wall_clock(option.training_hours)} on {option.name} ({_gpus(option.gpus)})"
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"
 
 
 def _limits(plan: BudgetPlan, met: bool) -> list[tuple[str, str]]:

@@ -1,93 +1,91 @@
-"""The ladder of model sizes, from a first debugging run to three billion parameters: what each step costs."""
+"""The founding ladder of model sizes in tables: what was said of each size, and what it comes to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from infra.budget import PriceCatalog
-from model import ModelConfig, preset
-from tasks.planning.plan import BudgetPlan, Option
-from tasks.planning.planner import plan
-from tasks.planning.presentation.choices import choices
-from tasks.planning.presentation.cost_tables import hour_count, money, wall_clock
+from tasks.planning.ladder import DEFAULT_MFU, FOUNDING_BATCH, FOUNDING_LADDER, FoundingRung, LadderRung, TokenBudget
+from tasks.planning.presentation.cost_tables import hour_count, money
 from tasks.planning.presentation.report_table import ReportTable
-from tasks.planning.request import Assumptions, CorpusFacts, PlanRequest
 from tasks.reporting.formatting import count
-from tasks.training import TrainingStageConfig
 
-#: Samples of 2,048 tokens by size: the founding scaling estimates ("Scaling Table"). The presets have these sizes.
-FOUNDING_SAMPLES = {
-    "tiny": 1_000_000,
-    "small": 10_000_000,
-    "medium": 50_000_000,
-    "large": 100_000_000,
-    "xl": 300_000_000,
-}
-CONTEXT_TOKENS = 2048
-#: Rows of an update: 32 on each of eight GPUs, as the founding estimates have it.
-_RANKS, _ROWS = 8, 256
-_LEARNING_RATE = 3e-4  # no figure of a plan depends on it
+_GB = 1e9
+_SAID = {rung.name: rung for rung in FOUNDING_LADDER}
 
 
-@dataclass(frozen=True)
-class Rung:
-    """One size, planned; `option` is the recommended one, None where nothing fits."""
-
-    name: str
-    plan: BudgetPlan
-    option: Option | None
-
-
-def ladder(catalog: PriceCatalog, assumptions: Assumptions | None = None) -> list[Rung]:
-    """Every size on the catalog's offers, the smallest first."""
-    rungs = []
-    for name, samples in FOUNDING_SAMPLES.items():
-        made = plan(_request(name, preset(name), samples, assumptions or Assumptions()), catalog)
-        named = choices(made)
-        rungs.append(Rung(name, made, None if named is None else named.recommended))
-    return rungs
+def ladder_tables(
+    rungs: Sequence[LadderRung], catalog: PriceCatalog, mfu: float = DEFAULT_MFU
+) -> tuple[ReportTable, ...]:
+    """Training, and memory with generating; at today's cheapest price on demand, founding prices left out."""
+    today = [offer.name for offer in catalog.offers if not offer.edition]
+    return _training_table(rungs, today, mfu), _use_table(rungs, today)
 
 
-def _request(name: str, model: ModelConfig, samples: int, assumptions: Assumptions) -> PlanRequest:
-    stage = TrainingStageConfig(
-        name=name,
-        model=model,
-        context_tokens=CONTEXT_TOKENS,
-        tokens=samples * CONTEXT_TOKENS,
-        batch_tokens=_ROWS * CONTEXT_TOKENS,
-        learning_rate=_LEARNING_RATE,
-        ranks=_RANKS,
-        precision="bf16",
-        zero_stage=1,
-    )
-    facts = CorpusFacts(fetched_bytes=0, source="founding scaling estimates: every sample is new text")
-    facts = facts.model_copy(update={"fetched_bytes": stage.tokens * facts.bytes_per_token / facts.kept_share})
-    return PlanRequest(profile=f"ladder {name}", model=model, stages=(stage,), corpus=facts, assumptions=assumptions)
-
-
-def ladder_table(rungs: list[Rung]) -> ReportTable:
-    """A row for each size."""
+def _training_table(rungs: Sequence[LadderRung], today: Sequence[str], mfu: float) -> ReportTable:
     rows = []
     for rung in rungs:
-        option = rung.option
+        said = _SAID[rung.name]
         rows.append(
             (
                 rung.name,
-                "nothing fits" if option is None else option.name,
-                count(rung.plan.parameters.total),
-                count(rung.plan.request.training_tokens),
-                f"{rung.plan.total_flops:.2e}",
-                "–" if option is None else hour_count(option.gpu_hours),
-                "–" if option is None else wall_clock(option.training_hours),
-                "–" if option is None else money(option.usd),
+                count(rung.parameters),
+                count(rung.samples.tokens),
+                f"{said.gpu_hours:,.0f}",
+                hour_count(rung.samples.a100_hours),
+                _said_usd(said),
+                _cheapest(rung.samples, today),
+                count(rung.compute_optimal.tokens),
+                hour_count(rung.compute_optimal.a100_hours),
+                _cheapest(rung.compute_optimal, today),
             )
         )
     return ReportTable(
         key="ladder",
-        title="The ladder of sizes, each on its cheapest option",
-        columns=("size", "option", "parameters", "tokens", "FLOPs", "GPU hours", "time", "all in USD"),
+        title="The ladder of sizes: A100 hours and dollars to train, as once said and as computed",
+        columns=("size", "parameters", "tokens", "h said", "h", "USD said", "USD", "20 a parameter", "h ", "USD "),
         rows=tuple(rows),
-        note=f"On the samples of the founding estimates, {CONTEXT_TOKENS:,} tokens each. Models this small reach the "
-        "utilisation assumed only with large batches.",
-        words=("option",),
+        note=f"tokens: the founding samples, a row of 2,048 each; 20 a parameter: Hoffmann et al. 2022. At an MFU of "
+        f"{mfu:.0%} and today's cheapest A100 on demand, GPU time alone.",
     )
+
+
+def _use_table(rungs: Sequence[LadderRung], today: Sequence[str]) -> ReportTable:
+    rows = []
+    for rung in rungs:
+        said, memory = _SAID[rung.name], rung.memory
+        rows.append(
+            (
+                rung.name,
+                f"{said.total_bytes / _GB:,.3g}",
+                f"{memory.total_bytes / _GB:,.3g}",
+                f"{memory.recomputed_total_bytes / _GB:,.3g}",
+                f"{memory.rows_that_fit:,}",
+                f"{memory.rows_that_fit_recomputed:,}",
+                "–" if said.inference_usd_per_million_tokens is None
+                else f"${said.inference_usd_per_million_tokens:.2f}",
+                _decoding(rung, today),
+            )
+        )  # fmt: skip
+    return ReportTable(
+        key="ladder-use",
+        title="The ladder of sizes: memory of one GPU, and what a million generated tokens cost",
+        columns=("size", "GB said", f"GB, {FOUNDING_BATCH} rows", "recomputed", "rows in 80 GB", "recomputed ",
+                 "USD/M said", "USD/M generated"),
+        rows=tuple(rows),
+        note=f"Generating: bf16, {FOUNDING_BATCH} sequences of 2,048 tokens at once, today's cheapest A100 on demand.",
+    )  # fmt: skip
+
+
+def _said_usd(said: FoundingRung) -> str:
+    return "–" if said.training_usd is None else money(said.training_usd)
+
+
+def _cheapest(budget: TokenBudget, today: Sequence[str]) -> str:
+    prices = [usd for name, usd in budget.usd.items() if name in today]
+    return money(min(prices)) if prices else "–"
+
+
+def _decoding(rung: LadderRung, today: Sequence[str]) -> str:
+    prices = [cost.decode_usd_per_million_tokens for cost in rung.inference if cost.offer in today and cost.fits]
+    return money(min(prices)) if prices else "–"

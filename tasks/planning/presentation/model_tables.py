@@ -23,7 +23,7 @@ def parameter_table(plan: BudgetPlan) -> ReportTable:
     parameters, kinds = plan.parameters, plan.request.model.mixer_kinds
     lines = {"embedding": parameters.embedding}
     for kind, weights in parameters.mixers.items():
-        lines[f"{kind_title(kind)} mixers, {kinds.count(kind)} layers"] = weights
+        lines[f"{kind_title(kind)} mixers, {_layers(kinds.count(kind))}"] = weights
     lines |= {
         "feed-forward": parameters.feed_forward,
         "norms and the gates' lower bounds": parameters.norms + parameters.lower_bounds,
@@ -39,6 +39,10 @@ def parameter_table(plan: BudgetPlan) -> ReportTable:
         note="The head is the embedding again." if not parameters.head else "",
         emphasised=frozenset({len(rows) - 1}),
     )
+
+
+def _layers(number: int) -> str:
+    return "1 layer" if number == 1 else f"{number} layers"
 
 
 def flops_parts(stage: StageFlops) -> dict[str, float]:
@@ -104,6 +108,11 @@ def quickest_within(rows: Sequence[MemoryRow], memory_gb: float) -> MemoryRow | 
     return min(fitting, key=lambda row: (row.slowdown, row.total_bytes), default=None)
 
 
+def gpu_words(plan: BudgetPlan) -> str:
+    """The GPUs that the profile trains on, in words."""
+    return "the GPU" if plan.request.ranks == 1 else f"each of {plan.request.ranks} GPUs"
+
+
 def memory_table(plan: BudgetPlan) -> ReportTable:
     """Each stage as the profile places it, and for each size of GPU whether that fits or what would."""
     sizes = gpu_sizes_gb(plan)
@@ -126,7 +135,7 @@ def memory_table(plan: BudgetPlan) -> ReportTable:
         )
     return ReportTable(
         key="memory",
-        title=f"GB on each of {plan.request.ranks} GPUs, and whether it fits",
+        title=f"GB on {gpu_words(plan)}, and whether it fits",
         columns=("stage", "placement", "context", "states", "rest", "sum", *(f"in {size:g} GB" for size in sizes)),
         rows=tuple(rows),
         note="yes: as the profile places it; GB: not so, but placed otherwise, the quickest way; no: no way.",

@@ -11,7 +11,7 @@ from tasks.charts import GRID, INK, KEPT, PALETTE, new_chart, save_chart, style_
 from tasks.planning.plan import BudgetPlan, CostLines, Option
 from tasks.planning.presentation.choices import best_of_each, pareto_front, provider_of, variant_of
 from tasks.planning.presentation.cost_tables import money
-from tasks.planning.presentation.model_tables import gpu_sizes_gb, kind_title, placement_words
+from tasks.planning.presentation.model_tables import gpu_sizes_gb, gpu_words, kind_title, placement_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,10 +97,9 @@ def time_figure(plan: BudgetPlan) -> Figure:
             )  # fmt: skip
     front = pareto_front(usable)
     axes.plot([_days(option) for option in front], [option.usd for option in front], color=INK, linewidth=1.2, zorder=2)
-    for option in (front[0], front[-1]) if len(front) > 1 else front:
-        axes.annotate(f"{_short_name(option)}\n{money(option.usd)}", (_days(option), option.usd), xytext=(6, -6),
-                      textcoords="offset points", va="top", fontsize=8, color=INK, zorder=4,
-                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})  # fmt: skip
+    cheapest = front[0]  # others crowd around their neighbours; the tables name them
+    axes.annotate(f"{_short_name(cheapest)}\n{money(cheapest.usd)}", (_days(cheapest), cheapest.usd), xytext=(6, -6),
+                  textcoords="offset points", va="top", fontsize=8, color=INK, zorder=4)  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     _limits(plan, axes)
@@ -145,10 +144,7 @@ def _limits(plan: BudgetPlan, axes: Axes) -> None:
 def memory_figure(plan: BudgetPlan) -> Figure:
     """The profile's placement of every stage, stacked by what the bytes are, against the GPUs on offer."""
     rows = [row for row in plan.memory if row.is_profile]
-    figure, axes = new_chart(
-        f"{plan.request.profile}: memory of each of {plan.request.ranks} GPUs" if plan.request.ranks > 1
-        else f"{plan.request.profile}: memory of the one GPU", 2 * len(rows),
-    )  # fmt: skip
+    figure, axes = new_chart(f"{plan.request.profile}: memory of {gpu_words(plan)}", 2 * len(rows))
     names = [f"{row.stage}: {row.context_tokens:,} tokens\n{placement_words(row)}" for row in rows][::-1]
     left = [0.0] * len(rows)
     parts = {
