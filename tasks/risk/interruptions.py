@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from tasks.risk.distributions import Floats
 from tasks.risk.model import Interruptions
@@ -74,14 +73,18 @@ def _draw_segments(
 
 
 def _binomial(share: Floats, trials: Floats, probability: Floats) -> Floats:
-    return np.maximum(np.asarray(stats.binom.ppf(share, trials, probability), dtype=np.float64), 0.0)
+    from scipy.stats import binom  # most of a second to import, which closed forms do without
+
+    return np.maximum(np.asarray(binom.ppf(share, trials, probability), dtype=np.float64), 0.0)
 
 
 def _negative_binomial(share: Floats, successes: Floats, probability: Floats) -> Floats:
     """Failures before so many successes; none where no success is needed."""
+    from scipy.stats import nbinom
+
     found = np.zeros_like(share)
     some = successes > 0
-    found[some] = stats.nbinom.ppf(share[some], successes[some], probability[some])
+    found[some] = nbinom.ppf(share[some], successes[some], probability[some])
     return found
 
 

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import rankdata
 
 from tasks.risk.distributions import Floats
 from tasks.risk.expectation import cost_at, finish_at, mean_figures, uncertain_figures
@@ -56,15 +55,16 @@ class Sensitivity(BaseModel):
 
 def sensitivity(model: RiskModel, draws: int = 50_000, seed: int = 0, *, outcome: Outcome = "cost_usd") -> Sensitivity:
     """Swings of every figure that changes the outcome; bars at single values, correlations and shares from draws."""
+    from scipy.stats import rankdata  # most of a second to import
+
     drawn = join_blocks(list(draw_blocks(model, draws, seed)))
     results = drawn.cost_usd if outcome == "cost_usd" else drawn.finish_hours
     at = cost_at if outcome == "cost_usd" else finish_at
     means = mean_figures(model)
-    ranges = {
-        name: (float(ends[0]), float(ends[1]))
-        for name, value in uncertain_figures(model).items()
-        if (ends := value.quantile(np.array([LOW, HIGH]))) is not None
-    }
+    ranges: dict[str, tuple[float, float]] = {}
+    for name, value in uncertain_figures(model).items():
+        low, high = value.quantile(np.array([LOW, HIGH]))
+        ranges[name] = (float(low), float(high))
     ranges.update({f"event/{event.name}": (0.0, 1.0) for event in model.events if 0 < event.probability < 1})
     ranks = rankdata(results)
     swings = [

@@ -107,6 +107,13 @@ def test_rare_interruptions_are_a_compound_poisson_loss() -> None:
     assert np.all(np.abs(observed - expected)[usual] < 5 * np.sqrt(expected[usual]))
 
 
+def test_moments_of_failure_drawn_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Interruptions(per_hour=Fixed(value=0.2), restart_hours=0.1, checkpoint_interval_hours=1.0)
+    at_once = draw(found, 30.0, 2, draws=500)
+    monkeypatch.setattr("tasks.risk.interruptions._PIECE", 37)
+    np.testing.assert_array_equal(draw(found, 30.0, 2, draws=500).paid_hours, at_once.paid_hours)
+
+
 def test_without_interruptions_only_writing_takes_time() -> None:
     calm = Interruptions(
         per_hour=Fixed(value=0.0), restart_hours=1.0, checkpoint_interval_hours=2.0, checkpoint_write_hours=0.1
