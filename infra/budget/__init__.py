@@ -1,10 +1,12 @@
 """What a run costs: prices, a catalog of machines to rent, and the append-only ledger.
 
 Public surface: `Ledger`, `Attempt`, `OpenAttempt`, `Outcome`, `SpendRow`, `spend_rows`, `SPEND_KEYS`, `ComputePrice`,
-`check_ceiling`; `load_catalog`, `PriceCatalog`, `Offer` (with `GpuKind`, `ProviderRates`, `Variant`).
+`check_ceiling`; `load_catalog`, `PriceCatalog`, `Offer` (with `GpuKind`, `ProviderRates`, `SpotPreemptions`,
+`Variant`).
 """
 
-from infra.budget.catalog import GpuKind, Offer, PriceCatalog, ProviderRates, Variant, load_catalog
+from infra.budget.catalog import GpuKind, Offer, PriceCatalog, ProviderRates, SpotPreemptions, Variant
+from infra.budget.catalog_file import load_catalog
 from infra.budget.ceiling import check_ceiling
 from infra.budget.ledger import Ledger
 from infra.budget.ledger_attempt import Attempt, OpenAttempt, Outcome
@@ -23,6 +25,7 @@ __all__ = [
     "PriceCatalog",
     "ProviderRates",
     "SpendRow",
+    "SpotPreemptions",
     "Variant",
     "check_ceiling",
     "load_catalog",

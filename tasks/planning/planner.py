@@ -18,6 +18,9 @@ from tasks.planning.plan import BudgetPlan, Option
 from tasks.planning.remedies import rejections, remedies
 from tasks.planning.request import PlanRequest
 
+#: Below so many parameters no utilisation was found published.
+_SMALLEST_MEASURED = 125e6
+
 
 def plan(request: PlanRequest, catalog: PriceCatalog, *, today: date | None = None) -> BudgetPlan:
     """Parameters, FLOPs, memory, hours and dollars of a request at a catalog's prices.
@@ -76,11 +79,17 @@ def _cheapest_usd(request: PlanRequest, catalog: PriceCatalog, model: ModelConfi
 
 
 def _assumptions(request: PlanRequest, catalog: PriceCatalog) -> tuple[str, ...]:
-    """The two assumptions that move hours most, with what they rest on."""
-    offers = catalog.offers
-    notes = [f"spot: {catalog.spot_preemptions.per_hour:g} preemptions an hour: {catalog.spot_preemptions.source}."]
-    if not any(offer.variant == "spot" for offer in offers):
-        notes.clear()
+    """The assumptions that move hours most, with what they rest on."""
+    notes = []
+    if any(offer.variant == "spot" for offer in catalog.offers):
+        spot = catalog.spot_preemptions
+        notes.append(f"spot: {spot.per_hour:g} preemptions an hour and instance: {spot.source}.")
+    parameters = count_parameters(request.model).total
+    if parameters < _SMALLEST_MEASURED:
+        notes.append(
+            f"the model has {parameters / 1e6:,.1f}M parameters: a GPU reaches the assumed MFU with larger ones only, "
+            "so hours and dollars of rented GPUs are too low here."
+        )
     if request.assumptions.mfu is not None:
         return (*notes, f"hours assume an MFU of {request.assumptions.mfu:.0%} on every GPU, as asked for.")
     kinds: dict[tuple[float, str], list[str]] = {}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from infra.budget import PriceCatalog, load_catalog
-from infra.budget.catalog import SHIPPED_CATALOG, parse_catalog
+from infra.budget.catalog_file import SHIPPED_CATALOG, parse_catalog
 from infra.errors import ConfigurationError
 
 SHIPPED = load_catalog()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from infra.budget import GpuKind, Offer, PriceCatalog, ProviderRates
-from infra.budget.catalog import SpotPreemptions
+from infra.budget import GpuKind, Offer, PriceCatalog, ProviderRates, SpotPreemptions
 from model import ModelConfig, preset
 from tasks.planning import CorpusFacts, PlanRequest
 from tasks.training import CurriculumStage, TrainingConfig, TrainingStageConfig
