@@ -48,7 +48,7 @@ def adopt_unfinished(
     if from_fingerprint == to_fingerprint:
         return False
     with _both_leases(store, kind, (from_fingerprint, to_fingerprint), patience_seconds) as leases:
-        if any(store.read_manifest(kind, fingerprint) for fingerprint in (from_fingerprint, to_fingerprint)):
+        if any(store.has_manifest(kind, fingerprint) for fingerprint in (from_fingerprint, to_fingerprint)):
             return False
         moved = _move_here(store, kind, from_fingerprint, to_fingerprint, (SCRATCH_DIRECTORY, *files))
         if store.storage.local_path("") is None:

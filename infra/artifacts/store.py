@@ -103,6 +103,10 @@ class ArtifactStore:
                 "it is rebuilt when the pipeline runs again.",
             ) from error
 
+    def has_manifest(self, kind: str, fingerprint: str) -> bool:
+        """Whether the artifact was finished once; it may be damaged since (`find` tells)."""
+        return self.storage.exists(f"{self.prefix(kind, fingerprint)}/{MANIFEST_NAME}")
+
     def manifests(self) -> Iterator[Manifest]:
         """Every finished artifact's manifest."""
         for stored in self.storage.list():

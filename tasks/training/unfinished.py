@@ -24,7 +24,7 @@ def done_updates(store: ArtifactStore, config: TrainingStageConfig, inputs: Mapp
     update and saves it, so that there can be more than it has told of.
     """
     fingerprint = plan_fingerprint(STAGE, config, inputs)
-    if store.read_manifest(STAGE.kind, fingerprint) is not None or is_trained(store, fingerprint):
+    if store.has_manifest(STAGE.kind, fingerprint) or is_trained(store, fingerprint):
         return config.steps
     published = [
         (found.sequence, found.step)

@@ -171,6 +171,10 @@ def test_finished_artifacts_are_not_touched(tmp_path: Path, finished_is_source: 
     pair = (finished.manifest.fingerprint, OLD) if finished_is_source else (OLD, finished.manifest.fingerprint)
     assert not adopt_unfinished(store, KIND, *pair, files=("result", *BESIDE), patience_seconds=0)
     assert contents(finished.directory) == before and files_here(store, OLD) == HERE
+    manifest = finished.directory / "manifest.json"
+    manifest.write_text("damaged")  # the next build repairs it, and nothing is handed over before
+    assert not adopt_unfinished(store, KIND, *pair, files=("result", *BESIDE), patience_seconds=0)
+    assert files_here(store, OLD) == HERE
 
 
 def test_the_same_artifact_has_nothing_to_hand_over(tmp_path: Path) -> None:
