@@ -34,11 +34,24 @@ class PlannedStageSpend(_Figures):
     attempts: int = Field(default=0, ge=0)
     wasted_usd: float = Field(default=0.0, ge=0, description="what failed and interrupted attempts took of it")
     reused: bool = Field(default=False, description="the artifact was already there")
+    finished: bool = Field(default=True, description="an attempt of this run came to its end")
+    changed: bool = Field(default=False, description="the stage's work was changed after it was planned (shortened)")
+
+    @property
+    def state(self) -> str:
+        """What became of the stage, in a word."""
+        if self.reused:
+            return "reused"
+        if not self.attempts:
+            return "not run"
+        if not self.finished:
+            return "not finished"
+        return "shortened" if self.changed else "built"
 
     @property
     def is_comparable(self) -> bool:
-        """Whether plan and actual are about the same work: it was planned to cost something, and was done."""
-        return bool(self.planned_usd) and self.attempts > 0 and not self.reused
+        """Whether plan and actual are about the same work: it was planned to cost something, and just that was done."""
+        return bool(self.planned_usd) and self.state == "built"
 
     @property
     def ratio(self) -> float | None:
@@ -142,6 +155,7 @@ def compare_plan(
     attempts: Iterable[Attempt],
     *,
     reused: Collection[str] = (),
+    changed: Collection[str] = (),
     titles: dict[str, str] | None = None,
     low_usd: float | None = None,
     high_usd: float | None = None,
@@ -149,7 +163,8 @@ def compare_plan(
     """Set a plan beside the attempts of one run.
 
     planned: one estimate a stage, in run order. attempts: those of this run alone. reused: names of
-    the stages whose artifact was there. titles: names for people of stages that have no estimate.
+    the stages whose artifact was there. changed: names of those that were shortened after the plan,
+    which is no longer about them. titles: names for people of stages that have no estimate.
     low_usd, high_usd: the interval of the whole plan.
     """
     estimates = {estimate.name: estimate for estimate in planned}
@@ -158,7 +173,9 @@ def compare_plan(
         by_stage.setdefault(attempt.stage, []).append(attempt)
     names = dict.fromkeys([*estimates, *by_stage])
     rows = [
-        _row(name, (titles or {}).get(name, name), estimates.get(name), by_stage.get(name, []), name in reused)
+        _row(name, (titles or {}).get(name, name), estimates.get(name), by_stage.get(name, [])).model_copy(
+            update={"reused": name in reused, "changed": name in changed}
+        )
         for name in names
     ]
     return PlanComparison(rows=rows, planned_low_usd=low_usd, planned_high_usd=high_usd)
@@ -184,21 +201,27 @@ def plan_metrics(comparison: PlanComparison) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
-def _row(
-    name: str, title: str, estimate: Estimate | None, attempts: Sequence[Attempt], reused: bool
-) -> PlannedStageSpend:
-    actual = {
-        "actual_usd": sum(attempt.usd for attempt in attempts),
-        "actual_seconds": sum(attempt.seconds for attempt in attempts),
-        "wasted_usd": sum(attempt.wasted_usd for attempt in attempts),
-    }
+def _row(name: str, title: str, estimate: Estimate | None, attempts: Sequence[Attempt]) -> PlannedStageSpend:
+    actual = PlannedStageSpend(
+        stage=name,
+        title=title,
+        actual_usd=sum(attempt.usd for attempt in attempts),
+        actual_seconds=sum(attempt.seconds for attempt in attempts),
+        wasted_usd=sum(attempt.wasted_usd for attempt in attempts),
+        attempts=len(attempts),
+        finished=any(attempt.outcome in ("completed", "reused") for attempt in attempts),
+    )
     if estimate is None:
-        return PlannedStageSpend(stage=name, title=title, attempts=len(attempts), reused=reused, **actual)
-    return PlannedStageSpend(
-        stage=name, title=estimate.title, planned_usd=estimate.usd, planned_low_usd=estimate.low_usd,
-        planned_high_usd=estimate.high_usd, planned_seconds=estimate.seconds, basis=str(estimate.basis),
-        attempts=len(attempts), reused=reused, **actual,
-    )  # fmt: skip
+        return actual
+    planned = {
+        "title": estimate.title,
+        "planned_usd": estimate.usd,
+        "planned_low_usd": estimate.low_usd,
+        "planned_high_usd": estimate.high_usd,
+        "planned_seconds": estimate.seconds,
+        "basis": str(estimate.basis),
+    }
+    return actual.model_copy(update=planned)
 
 
 def _lesson(basis: str, rows: Sequence[PlannedStageSpend]) -> BasisLesson:

@@ -109,7 +109,8 @@ def _figures(row: PlannedStageSpend) -> dict[str, Any]:
         "interval": _interval(row),
         "spent_usd": row.actual_usd,
         "ratio": row.ratio,
-        "plan made from": "reused" if row.reused else row.basis,
+        "plan made from": row.basis,
+        "outcome": row.state,
     }
 
 

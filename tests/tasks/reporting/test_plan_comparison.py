@@ -79,6 +79,19 @@ def test_only_the_same_work_is_compared(plan: PlanComparison) -> None:
     assert plan.ratio == pytest.approx(46 / 34)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "changed", "state"),
+    [("completed", [], "built"), ("completed", ["train"], "shortened"), ("suspended", [], "not finished"),
+     ("failed", [], "not finished"), ("interrupted", [], "not finished")],
+)  # fmt: skip
+def test_work_that_is_not_what_was_planned_teaches_nothing(outcome: Outcome, changed: list[str], state: str) -> None:
+    plan = compare_plan([Estimated("train", 2.0)], [attempt("train", 1.0, outcome)], changed=changed)
+    assert plan.rows[0].state == state
+    assert [row.stage for row in plan.compared] == (["train"] if state == "built" else [])
+    assert (plan.ratio, len(plan.lessons)) == ((0.5, 1) if state == "built" else (None, 0))
+    assert compare_plan([Estimated("train", 2.0)], []).rows[0].state == "not run"
+
+
 def test_a_factor_is_of_useful_work_and_of_one_basis(plan: PlanComparison) -> None:
     assert [(one.basis, one.stages, one.factor) for one in plan.lessons] == [
         ("assumed utilisation", 2, 1.2), ("last time", 1, 1.0)
