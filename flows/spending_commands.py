@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-_BAR_WIDTH = 24
+_WIDEST_BAR, _NARROWEST_BAR = 24, 6
+_FIGURES_WIDTH = 52
+_NO_LIMIT = 1000
 _DAYS = ["%Y-%m-%d"]
 
 
@@ -78,7 +80,10 @@ def _show(report: SpendReport) -> None:
     if not report.rows:
         console.print("Nothing has been spent" + (" in these days." if _has_days(report) else " yet."))
     else:
-        console.print(_table(report))
+        table = _table(report)
+        # Names are never cut: where they do not fit, lines are longer than the terminal.
+        wanted = console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum
+        Console(highlight=False, width=max(console.width, wanted)).print(table)
     if report.ceiling_usd is not None:
         _show_ceiling(report)
     if report.damaged_lines:
@@ -96,15 +101,16 @@ def _has_days(report: SpendReport) -> bool:
 def _table(report: SpendReport) -> Table:
     places = _places(report.total.usd)
     largest = max(row.usd for row in report.rows)
+    bar_width = _bar_width(report)
     table = Table(box=None, header_style="bold")
-    table.add_column(report.question.by, overflow="fold")
-    table.add_column("", width=_BAR_WIDTH)
+    table.add_column(report.question.by, no_wrap=True)
+    table.add_column("", width=bar_width, no_wrap=True)
     for name in ("share", "attempts", "seconds", report.currency, "wasted"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
             escape(report.labels[row.key]),
-            Bar(1.0, 0.0, round(row.usd / largest, 9) if largest else 0.0, width=_BAR_WIDTH, color="cyan"),
+            Bar(1.0, 0.0, round(row.usd / largest, 9) if largest else 0.0, width=bar_width, color="cyan"),
             f"{row.usd / report.total.usd:.1%}" if report.total.usd else "",
             f"{row.attempts:,}",
             f"{row.seconds:,.1f}",
@@ -120,6 +126,11 @@ def _table(report: SpendReport) -> Table:
     return table
 
 
+def _bar_width(report: SpendReport) -> int:
+    names = max(len(report.labels[row.key]) for row in report.rows)
+    return max(_NARROWEST_BAR, min(_WIDEST_BAR, console.width - names - _FIGURES_WIDTH))
+
+
 def _show_ceiling(report: SpendReport) -> None:
     """All that the profile has spent against its ceiling, whatever part of it the table shows."""
     assert report.ceiling_usd is not None
@@ -129,7 +140,7 @@ def _show_ceiling(report: SpendReport) -> None:
     grid = Table.grid(padding=(0, 1))
     grid.add_row(
         f"profile '{escape(str(report.profile))}'",
-        Bar(1.0, 0.0, min(1.0, share), width=_BAR_WIDTH, color=colour, bgcolor="grey23"),
+        Bar(1.0, 0.0, min(1.0, share), width=_WIDEST_BAR, color=colour, bgcolor="grey23"),
         f"{report.profile_usd:,.{places}f} of its ceiling of {report.ceiling_usd:,.{places}f} {report.currency}"
         f" ({share:.0%})",
     )

@@ -152,6 +152,17 @@ def test_the_table_has_shares_waste_total_and_the_ceiling(command: typer.Typer) 
     assert "70.12 of its ceiling of 100.00 USD (70%)" in one_run, "the ceiling is the profile's, not the run's"
 
 
+@pytest.mark.parametrize("columns", ["40", "80", "100"])
+def test_names_are_whole_in_a_narrow_terminal(
+    command: typer.Typer, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for by, names in (("stage", ["download", "train"]), ("run_id", [HERON, OTTER, OPEN]), ("run", ["late-otter (1b9"])):
+        text = spend(command, "--by", by)
+        assert all(any(line.lstrip().startswith(name) for line in text.splitlines()) for name in names)
+        assert "…" not in text
+
+
 def test_forms_for_programs(command: typer.Typer) -> None:
     content = json.loads(spend(command, "--by", "run", "--json"))
     assert content["total"] == {"attempts": 5, "seconds": 8.5 * HOUR, "usd": pytest.approx(86.12), "wasted_usd": 30.0}
