@@ -135,6 +135,8 @@ class OptionTable:
         return next((way.placement for way in self._ways[key] if fleet.holds(way.memory.cpu_total)), None)
 
     def _notes(self, fleet: Fleet) -> Iterator[str]:
+        if fleet.offer.derived:
+            yield f"price not published, {fleet.offer.source}"
         if fleet.ranks != self.request.ranks:
             yield f"trains on {fleet.ranks} GPUs, the profile on {self.request.ranks}: set training.ranks"
         if fleet.ranks < fleet.gpus:

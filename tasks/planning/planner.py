@@ -84,6 +84,11 @@ def _assumptions(request: PlanRequest, catalog: PriceCatalog) -> tuple[str, ...]
     if any(offer.variant == "spot" for offer in catalog.offers):
         spot = catalog.spot_preemptions
         notes.append(f"spot: {spot.per_hour:g} preemptions an hour and instance: {spot.source}.")
+    derived = sum(offer.derived for offer in catalog.offers)
+    if derived:
+        notes.append(
+            f"{derived} of {len(catalog.offers)} prices were published nowhere and follow from others by rules."
+        )
     parameters = count_parameters(request.model).total
     if parameters < _SMALLEST_MEASURED:
         notes.append(

@@ -110,6 +110,11 @@ def test_reservations_are_usable_when_they_are_there_anyway() -> None:
     assert free.is_usable
 
 
+def test_a_derived_price_says_so() -> None:
+    option = one(request(assumptions=ALONE), offer(derived=True, source="60% below 10 USD on demand: a rule"))
+    assert option.notes == ("price not published, 60% below 10 USD on demand: a rule",)
+
+
 def test_a_founding_price_is_shown_and_not_recommended() -> None:
     found = plan(request(assumptions=ALONE), catalog(offer(edition="founding", usd_per_hour=1.0), offer()), today=DAY)
     assert [option.is_usable for option in found.options] == [False, True]

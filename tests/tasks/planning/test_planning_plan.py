@@ -64,7 +64,7 @@ def cheapest_usd(asked: PlanRequest, prices: PriceCatalog) -> float:
     return plan(asked, prices, today=DAY).usable()[0].usd
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(tokens=st.integers(1 << 28, 1 << 34), more=st.floats(1.01, 10))
 def test_more_tokens_never_cost_less(tokens: int, more: float) -> None:
     alone = Assumptions(largest_fleet=1)
@@ -76,7 +76,7 @@ def test_more_tokens_never_cost_less(tokens: int, more: float) -> None:
     assert cheapest_usd(few, prices) <= cheapest_usd(many, prices)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(price=st.floats(0.1, 1000), more=st.floats(1, 10))
 def test_a_higher_price_never_costs_less(price: float, more: float) -> None:
     asked = request("tiny", assumptions=Assumptions(largest_fleet=1))
@@ -156,6 +156,14 @@ def test_warnings_tell_old_prices_and_assumed_utilisation() -> None:
     set_mfu = plan(request("tiny", assumptions=Assumptions(mfu=0.5)), OFFERS, today=DAY)
     assert any("MFU of 50%" in warning for warning in set_mfu.warnings)
     assert all(time.mfu == pytest.approx(0.5 / (1 + time.slowdown)) for o in set_mfu.options for time in o.stages)
+
+
+def test_prices_that_follow_from_others_and_models_too_small_are_told() -> None:
+    derived = catalog(offer(), offer(variant="spot", usd_per_hour=4.0, derived=True))
+    warnings = plan(request("tiny"), derived, today=DAY).warnings
+    assert any("1 of 2 prices were published nowhere" in warning for warning in warnings)
+    assert any("10.0M parameters" in warning for warning in warnings)
+    assert not any("parameters" in warning or "nowhere" in warning for warning in PLAN.warnings)
 
 
 def test_a_measured_machine_stands_beside_the_offers() -> None:
