@@ -183,7 +183,9 @@ class GuardedRun:
             get_run_logger().warning("nothing was trained yet: the run ends without a model")
         elif choice is Choice.SHRINK:
             trained = {node.name for node in graph if isinstance(node.config, TrainingStageConfig)}
-            share = fitting_share(question.forecast, trained, ceiling, self.budget.guard.warn_probability)
+            # With room to spare, so that the shortened run does not begin with a warning.
+            probability = self.budget.guard.warn_probability / 2
+            share = fitting_share(question.forecast, trained, ceiling, probability)
             if share <= 0:
                 return f"even without any further training {dollars(ceiling)} is not enough; approve more, or stop"
         self._decide(choice, graph, "a person", ceiling, share)

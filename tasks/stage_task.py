@@ -30,6 +30,7 @@ from infra.artifacts import Artifact, BuildOutcome, Stage, StageConfig, build_st
 from infra.budget import ComputePrice
 from infra.tracking import StageTracker
 from tasks.guard import BudgetGuard, BudgetHold, StageWatch
+from tasks.guard.guard import SPEED_METRIC
 from tasks.reporting.formatting import dollars
 from tasks.run_context import ArtifactReference, RunContext
 
@@ -63,9 +64,10 @@ def run_stage(
     log = get_run_logger()
     tracker = run.tracker().stage(name, config.identity())
     ledger = run.ledger()
+    earlier_usd = ledger.total_usd(run_id=run.flow_run_id)
     with ledger.attempt(run_id=run.flow_run_id, profile=run.profile, stage=name, price=run.price) as attempt:
         watch = guard.watch(name, attempt.attempt_id) if guard else None
-        progress = StageProgress(name, tracker, log, run.price, watch)
+        progress = StageProgress(name, tracker, log, run.price, watch, earlier_usd)
         started = time.monotonic()
         try:
             outcome = _build(stage, config, inputs, run, progress, log)
@@ -165,7 +167,10 @@ class StageProgress:
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
         price: ComputePrice,
         watch: StageWatch | None = None,
+        earlier_usd: float = 0.0,
     ) -> None:
+        """earlier_usd: what the run had spent before this attempt."""
+        self._earlier_usd = earlier_usd
         self._tracker = tracker
         self._watch = watch
         self._log = log
@@ -187,15 +192,26 @@ class StageProgress:
         if forecast is not None:
             self._log.info("%s: budget: %s", self._name, forecast.describe())
         now = time.monotonic()
-        if metrics or now - self._last_cost >= _UI_SECONDS:
+        due = now - self._last_cost >= _UI_SECONDS
+        if metrics or due:
+            self._tracker.live({**(metrics or {}), **self._costs(now, metrics or {})})
+        if due:
             self._last_cost = now
-            self._tracker.live({**(metrics or {}), "cost/usd": self.usd})
+            self._tracker.live_of_run({"cost/usd": self._earlier_usd + self.usd})
         if now - self._last_ui >= _UI_SECONDS:
             self._last_ui = now
             self._update(100 * min(1.0, fraction), f"{message}, {dollars(self.usd)}")
         if now - self._last_log >= _LOG_SECONDS:
             self._last_log = now
             self._log.info("%s: %3.0f %% %s, %s", self._name, 100 * fraction, message, dollars(self.usd))
+
+    def _costs(self, now: float, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The `cost/*` figures of a stage at work, under the names that its end has."""
+        costs = {"cost/usd": self.usd, "cost/seconds": now - self._started}
+        speed = metrics.get(SPEED_METRIC)
+        if speed:
+            costs["cost/usd_per_million_tokens"] = self._price.usd(1e6 / speed)
+        return costs
 
     def finish(self) -> None:
         """Show the stage as done."""

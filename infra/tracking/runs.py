@@ -94,7 +94,7 @@ class PipelineTracker:
         }
         run_id = self._find_or_create(tags, stage)
         _log_parameters(self._client, run_id, config)
-        return StageTracker(self._client, run_id)
+        return StageTracker(self._client, run_id, self.run_id)
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -116,10 +116,11 @@ class PipelineTracker:
 class StageTracker:
     """The child run of one stage: live metrics while it works, figures and files at its end."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, parent_id: str) -> None:
         self._client = client
         self.run_id = run_id
         self._buffer = MetricBuffer(client, run_id)
+        self._parent_buffer = MetricBuffer(client, parent_id)
         self._last_step = 0
 
     def live(self, metrics: Mapping[str, float]) -> None:
@@ -128,11 +129,19 @@ class StageTracker:
         self._last_step = max(self._last_step, step)
         self._buffer.add({key: value for key, value in metrics.items() if key != "step"}, step)
 
+    def live_of_run(self, metrics: Mapping[str, float]) -> None:
+        """Queue figures of the whole run, shown on its parent while this stage works."""
+        self._parent_buffer.add(metrics, 0)  # one step: MLflow then shows the latest
+
+    def _send_all(self) -> None:
+        self._buffer.close()
+        self._parent_buffer.close()
+
     def complete(
         self, manifest: Manifest, uri: str, directory: Path, costs: Mapping[str, float], *, reused: bool
     ) -> None:
         """Log the finished artifact: figures, tables, plots, small files; the artifact itself by reference."""
-        self._buffer.close()
+        self._send_all()
         # MLflow shows the value of the highest step: the final figures come after the live ones.
         _log_metrics(self._client, self.run_id, {**costs, **manifest.metrics}, self._last_step + 1)
         tags = {
@@ -150,13 +159,13 @@ class StageTracker:
     def fail(self, reason: str) -> None:
         """Close the child as failed, with the reason as a tag."""
         self._client.set_tag(self.run_id, "sam2.failure", reason[:4000])
-        self._buffer.close()
+        self._send_all()
         self._client.set_terminated(self.run_id, "FAILED")
 
     def hold(self, reason: str) -> None:
         """Leave the child open: the stage is held and will go on."""
         self._client.set_tag(self.run_id, "sam2.held", reason[:4000])
-        self._buffer.close()
+        self._send_all()
         self._client.update_run(self.run_id, status="SCHEDULED")
 
     def _log_lineage(self, manifest: Manifest) -> None:

@@ -20,7 +20,7 @@ class BudgetAnswer(RunInput):
         "ceiling. stop: end here, and register what was learnt as a partial model."
     )
     new_ceiling_usd: float | None = Field(
-        None, gt=0, description="approve needs it; shrink fits into it where it is given"
+        None, gt=0, title="New ceiling (USD)", description="approve needs it; shrink fits into it where it is given"
     )
 
 
@@ -37,9 +37,10 @@ def answer_problem(answer: BudgetAnswer, question: Question) -> str | None:
 def question_text(question: Question, *, can_shrink: bool = True, run_name: str = "RUN") -> str:
     """The question in Markdown: what is spent, what is expected, stage by stage, and what each answer does."""
     forecast, ceiling = question.forecast, question.ceiling_usd
+    # Two columns: the form in Prefect's page is narrow.
     rows = [
-        f"| {stage.title} | {dollars(stage.usd)} | {dollars(stage.low_usd)} to {dollars(stage.high_usd)} "
-        f"| {stage.basis} |"
+        f"| {stage.title}: {stage.basis} "
+        f"| {dollars(stage.usd)} ({dollars(stage.low_usd)} to {dollars(stage.high_usd)}) |"
         for stage in forecast.stages
         if stage.basis is not Basis.FINISHED
     ]
@@ -52,8 +53,8 @@ def question_text(question: Question, *, can_shrink: bool = True, run_name: str 
             f"**{dollars(forecast.expected_usd)}** (80% between {dollars(forecast.low_usd)} and "
             f"{dollars(forecast.high_usd)}); {forecast.probability_over(ceiling):.0%} likely to exceed the ceiling.",
             "",
-            "| still to come | expected | 80% between | from |",
-            "|---|--:|--:|---|",
+            "| still to come, and how it is known | expected |",
+            "|---|--:|",
             *rows,
             "",
             _where(question),

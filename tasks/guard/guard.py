@@ -93,8 +93,8 @@ class BudgetGuard:
         """Look ahead before a stage starts. Raises BudgetHold."""
         stage = self._stages[name]
         forecast = self.forecast()
-        self._log.info("budget before %s: %s", name, forecast.describe(self.ceiling_usd))
         if not stage.finished:  # what is finished costs nothing more
+            self._log.info("budget before %s: %s", name, forecast.describe(self.ceiling_usd))
             self._judge(name, forecast)
         else:
             self._on_forecast(forecast)

@@ -18,10 +18,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.live_metrics: list[dict[str, float]] = []
+        self.of_run: list[dict[str, float]] = []
         self.shown: list[tuple[float, str]] = []
 
     def live(self, metrics: Mapping[str, float]) -> None:
         self.live_metrics.append(dict(metrics))
+
+    def live_of_run(self, metrics: Mapping[str, float]) -> None:
+        self.of_run.append(dict(metrics))
 
     def update(self, *, artifact_id: object, progress: float, description: str) -> None:
         self.shown.append((progress, description))
@@ -45,20 +49,22 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 @pytest.fixture
 def progress(recorder: Recorder, clock: list[float]) -> StageProgress:
     price = ComputePrice(provider="test", usd_per_hour=36.0, note="")
-    return StageProgress("training", recorder, logging.getLogger("test"), price)  # type: ignore[arg-type]
+    return StageProgress("training", recorder, logging.getLogger("test"), price, None, 5.0)  # type: ignore[arg-type]
 
 
 def test_every_metric_of_a_stage_comes_with_what_it_has_cost(
     progress: StageProgress, recorder: Recorder, clock: list[float]
 ) -> None:
     clock[0] += 10
-    progress.report(0.1, "step 1 of 10", {"step": 1, "train/loss": 4.0})
+    progress.report(0.1, "step 1 of 10", {"step": 1, "train/loss": 4.0, "throughput/tokens_per_second": 1e4})
     clock[0] += 10
     progress.report(0.2, "step 2 of 10", {"step": 2, "train/loss": 3.0})
     assert recorder.live_metrics == [
-        {"step": 1, "train/loss": 4.0, "cost/usd": pytest.approx(0.1)},
-        {"step": 2, "train/loss": 3.0, "cost/usd": pytest.approx(0.2)},
-    ]
+        {"step": 1, "train/loss": 4.0, "throughput/tokens_per_second": 1e4, "cost/usd": pytest.approx(0.1),
+         "cost/seconds": 10.0, "cost/usd_per_million_tokens": pytest.approx(1.0)},
+        {"step": 2, "train/loss": 3.0, "cost/usd": pytest.approx(0.2), "cost/seconds": 20.0},
+    ]  # fmt: skip
+    assert recorder.of_run == [{"cost/usd": pytest.approx(5.1)}, {"cost/usd": pytest.approx(5.2)}]
     assert recorder.shown[-1] == (20.0, "training: step 2 of 10, $0.20")
 
 
@@ -69,6 +75,6 @@ def test_a_stage_without_metrics_tells_its_cost_now_and_then(
         clock[0] += 0.1
         progress.report(0.5, "filtering")
     assert len(recorder.live_metrics) == pytest.approx(10 / stage_task._UI_SECONDS, abs=1)
-    assert recorder.live_metrics[-1].keys() == {"cost/usd"}
+    assert recorder.live_metrics[-1].keys() == {"cost/usd", "cost/seconds"}
     progress.finish()
     assert recorder.shown[-1] == (100.0, "training: done, $0.10")

@@ -104,3 +104,20 @@ def test_failed_stage_keeps_its_reason(tracking_uri: str) -> None:
     run = MlflowClient(tracking_uri=tracking_uri).get_run(stage.run_id)
     assert run.info.status == "FAILED"
     assert run.data.tags["sam2.failure"] == "the disk is full"
+
+
+def test_a_running_stage_shows_its_cost_and_the_run_s(tracking_uri: str) -> None:
+    tracker = PipelineTracker(tracking_uri, "experiment", "flow-live", "run live", {})
+    stage = tracker.stage("training", {})
+    client = MlflowClient(tracking_uri)
+    for usd in (1.0, 2.0):
+        stage.live({"step": int(usd), "cost/usd": usd})
+        stage.live_of_run({"cost/usd": 10 + usd})
+        stage._buffer._flush()
+        stage._parent_buffer._flush()
+        assert client.get_run(stage.run_id).data.metrics["cost/usd"] == usd
+        assert client.get_run(tracker.run_id).data.metrics["cost/usd"] == 10 + usd
+        assert client.get_run(stage.run_id).info.status == "RUNNING"
+    stage.hold("too dear")
+    tracker.log_metrics({"cost/usd": 13.0})
+    assert client.get_run(tracker.run_id).data.metrics["cost/usd"] == 13.0
