@@ -73,9 +73,13 @@ def _draw_segments(
 
 
 def _binomial(share: Floats, trials: Floats, probability: Floats) -> Floats:
+    """Successes in so many trials."""
     from scipy.stats import binom  # most of a second to import, which closed forms do without
 
-    return np.maximum(np.asarray(binom.ppf(share, trials, probability), dtype=np.float64), 0.0)
+    found = np.where(share > 1 - probability, trials, 0.0)  # right for one trial and for none
+    several = trials > 1
+    found[several] = binom.ppf(share[several], trials[several], probability[several])
+    return found
 
 
 def _negative_binomial(share: Floats, successes: Floats, probability: Floats) -> Floats:
