@@ -96,14 +96,15 @@ def _phases(
     """Bytes beside weights and moments while the loss is computed and in the backward pass."""
     kept = sum(activations.values())
     stream, head = (_FLOAT32_BYTES * config.width * count for count in (tokens, config.vocabulary_size))
+    last_norm = _FLOAT32_BYTES * tokens * (2 * config.width + 1)
     # A block that is recomputed exists in the backward pass alone.
-    waiting = activations["block_inputs"] + _FLOAT32_BYTES * tokens * (2 * config.width + 1) if recomputed else kept
+    waiting = activations["block_inputs"] + last_norm if recomputed else kept
     # The next chunk's logits and gradient of the head are made while the last one's are still there.
-    again = _logits(config, tokens) + head if tokens > CHUNK_TOKENS else 0
+    again = _logits(config, tokens - CHUNK_TOKENS) + head if tokens > CHUNK_TOKENS else 0
     return {
         "loss": gradients + waiting + stream + _loss_kept(config, tokens) + _logits(config, tokens) + again,
-        # The loss hands its two gradients on as copies; the head's stays in any case.
-        "backward": max(gradients, head) + kept + head + 2 * stream + _backward_working(config, tokens),
+        # The head's gradient waits for the embedding's; the last norm is done with when the blocks' turn comes.
+        "backward": gradients + head + kept - last_norm + stream + _backward_working(config, tokens),
     }
 
 
@@ -113,7 +114,7 @@ def _loss_kept(config: ModelConfig, tokens: int) -> int:
 
 
 def _logits(config: ModelConfig, tokens: int) -> int:
-    """One chunk's."""
+    """Those of the first chunk of so many tokens."""
     return _FLOAT32_BYTES * min(tokens, CHUNK_TOKENS) * config.vocabulary_size
 
 

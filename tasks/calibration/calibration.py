@@ -49,6 +49,7 @@ class Calibration(BaseModel):
         None,
         description="the trainer's process at its largest, libraries and the allocator's slack included",
     )
+    other_load: float = Field(0.0, ge=0, le=1, description="share of the cores that other programs kept busy meanwhile")
     measuring_seconds: float = Field(ge=0, description="that all this took")
     transferred_from: ModelConfig | None = Field(
         None, description="the model that was measured, where `model` was not and its figures follow by FLOPs"

@@ -16,9 +16,9 @@ class Measurement(BaseModel):
     context_tokens: int = Field(ge=1, description="tokens in a row")
     micro_batch: int = Field(ge=1, description="rows a rank runs at once")
     updates: int = Field(ge=1, description="updates that count, warm-up left out")
-    micro_batch_seconds: float = Field(gt=0, description="median, forward and backward of one micro-batch")
-    update_seconds: float = Field(ge=0, description="median, what an update takes beside its micro-batches")
-    spread: float = Field(ge=0, description="half the range of the middle half of the updates, relative to the median")
+    micro_batch_seconds: float = Field(gt=0, description="forward and backward of one micro-batch, lower quartile")
+    update_seconds: float = Field(ge=0, description="what an update takes beside its micro-batches, lower quartile")
+    spread: float = Field(ge=0, description="how far that quartile may be off by chance, relative")
 
 
 class MemoryMeasurement(BaseModel):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tasks.calibration.job import CalibrationJob
-from tasks.calibration.peak_memory import measure_memory
+from tasks.calibration.peak_memory import tell_peaks
+from tasks.calibration.step_time import FEWEST_POINTS
 from tasks.training.data_order import Batch
 from tasks.training.engine import Placement, TrainingEngine, import_deepspeed, start_distributed
 from tasks.training.job import emit
@@ -150,7 +151,7 @@ class Speed:
         slowest_token = 0.0
         for point in self._points:
             expected = slowest_token * point.tokens * (1 + FEWEST_UPDATES)
-            if chosen and expected > self._left():
+            if len(chosen) >= FEWEST_POINTS and expected > self._left():
                 if self._placement.is_first:
                     emit("skipped", {"point": point.number, "seconds": expected})
                 continue
@@ -212,7 +213,7 @@ def main(job_path: Path) -> int:
     deepspeed = import_deepspeed()
     placement = start_distributed(job.points[0], deepspeed)
     if job.what == "memory":
-        measure_memory(job.points, placement, deepspeed)
+        tell_peaks(job.points, placement, deepspeed)
     else:
         speed = Speed(job, placement, deepspeed)
         try:

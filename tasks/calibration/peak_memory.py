@@ -30,8 +30,8 @@ RETURNING_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 )
 #: The optimiser's moments exist from the first update's end, and the second one trains beside them.
-_UPDATES = 3
-_WARM_UP_UPDATES = 2
+_UPDATES = 2
+_WARM_UP_UPDATES = 1
 _STATUS, _CLEAR_REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5)
 
@@ -72,7 +72,7 @@ def placement_of(stage: TrainingStageConfig) -> TrainingPlacement:
     )
 
 
-def measure_memory(points: Sequence[TrainingStageConfig], placement: Placement, deepspeed: ModuleType) -> None:
+def tell_peaks(points: Sequence[TrainingStageConfig], placement: Placement, deepspeed: ModuleType) -> None:
     """Tell the peak of each point, the least tokens first, all with one engine. Every rank calls this."""
     _leave_what_stays(points, placement, deepspeed)
     before = _reset_peak()

@@ -74,9 +74,14 @@ def point(stage: TrainingStageConfig, context: int, micro_batch: int, accumulati
 
 def _contexts(own: Sequence[int]) -> list[int]:
     """The shortest, the longest and some between, of ascending contexts; with halves where there are too few."""
-    if len(own) > MOST_CONTEXTS:
-        return [own[index * (len(own) - 1) // (MOST_CONTEXTS - 1)] for index in range(MOST_CONTEXTS)]
-    chosen = list(own)
+    chosen = spread_out(own, MOST_CONTEXTS)
     while len(chosen) < _FEWEST_CONTEXTS and chosen[0] // 2 >= _SHORTEST_CONTEXT:
         chosen.insert(0, chosen[0] // 2)
     return chosen
+
+
+def spread_out(values: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the values: the first, the last and some between."""
+    if len(values) <= count:
+        return list(values)
+    return [values[index * (len(values) - 1) // (count - 1)] for index in range(count)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor
 
 from model import HybridLM, ModelConfig
 from model.sizing import activation_memory, training_memory
+from tests.support.live_memory import LiveMemory
 from tests.support.trained_models import FAMILIES, small_config
 
 CASES: dict[str, dict[str, object]] = {
@@ -83,3 +86,51 @@ def test_memory_of_the_long_context_model() -> None:
     assert memory.total > memory.weights * 4 + sum(memory.activations.values())
     plain, recomputed = (training_memory(config, 512, 1, flag).total for flag in (False, True))
     assert recomputed < plain
+
+
+def live_peak(model: HybridLM, batch: int, context: int, micro_batches: int) -> int:
+    """Bytes of tensors alive at the fullest moment of the last micro-batch of an update, weights not counted."""
+    model.zero_grad()
+    tokens = torch.randint(0, model.config.vocabulary_size, (batch, context + 1))
+    gc.collect()
+    gc.disable()
+    try:
+        with LiveMemory() as live:
+            for _ in range(micro_batches):
+                live.start_peak()
+                model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+            return live.peak
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_fullest_moment_is_what_is_alive_then(family: str, gradient_checkpointing: bool) -> None:
+    model = HybridLM(small_config(family, width=128, feed_forward_width=256, vocabulary_size=2048))
+    model.gradient_checkpointing = gradient_checkpointing
+    live_peak(model, 2, 64, 1)  # tables and kernels that are made once
+    for micro_batches in (1, 2):
+        memory = training_memory(model.config, 640, 2, gradient_checkpointing, accumulates=micro_batches > 1)
+        expected = memory.peak - memory.weights - memory.optimizer
+        assert live_peak(model, 2, 640, micro_batches) == pytest.approx(expected, rel=0.08)
+
+
+def test_a_large_vocabulary_is_fullest_in_the_loss_and_recomputation_in_the_backward() -> None:
+    config = small_config("hgrn2", vocabulary_size=8192)
+    assert training_memory(config, 1024).phase == "loss"
+    assert training_memory(config.changed(vocabulary_size=64), 1024, 1, True).phase == "backward"
+    assert training_memory(config, 16).phase == "update"
+
+
+def test_muon_keeps_one_moment_of_hidden_matrices() -> None:
+    config = small_config("hgrn2")
+    with_adamw, with_muon = (training_memory(config, 512, optimizer=name) for name in ("adamw", "muon"))
+    model = HybridLM(config)
+    hidden = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and not name.startswith(("embeddings.", "lm_head.", "lower_bounds"))
+    )
+    assert with_adamw.optimizer - with_muon.optimizer == 4 * hidden
+    assert with_adamw.peak - with_muon.peak == 4 * hidden
