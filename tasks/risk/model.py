@@ -56,7 +56,7 @@ class Phase(_Part):
 class RiskEvent(_Part):
     """Something that happens once or not at all."""
 
-    name: str
+    name: str = Field(pattern="^[^/]+$", description="without a slash: its figures are named event/<name>/<figure>")
     probability: float = Field(ge=0, le=1)
     extra_training: Distribution = Field(
         Fixed(value=0.0), description="training time it adds, as a share of the training: 0.5 is half as long again"

@@ -49,7 +49,9 @@ def plot_tornado(found: Sensitivity, path: Path, title: str | None = None) -> No
 
 def _label(swing: Swing) -> str:
     kind, _, name = swing.name.partition("/")
-    return name.replace("/", ", ") if name else _LABELS.get(kind, kind)
+    if kind == "event":  # event/<name> or event/<name>/<figure>
+        return name.replace("/", ", ")
+    return name or _LABELS.get(kind, kind)
 
 
 def _signed(value: float) -> str:

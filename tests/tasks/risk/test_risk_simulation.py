@@ -75,14 +75,14 @@ def lines(figures: list[Distribution]) -> tuple[CostLine, ...]:
     return tuple(CostLine(name=f"line {index}", usd=usd) for index, usd in enumerate(figures))
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(st.lists(costs(), min_size=1, max_size=4), st.integers(0, 1000))
 def test_sums_of_independent_figures(figures: list[Distribution], seed: int) -> None:
     found = simulate(RiskModel(**FREE, lines=lines(figures)), DRAWS, seed).cost_usd
     assert_agrees(found.mean, found.sd, DRAWS, total([Moments.of(figure) for figure in figures]))
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(shares, amounts), min_size=1, max_size=4), st.integers(0, 1000))
 def test_events_times_a_constant(events: list[tuple[float, float]], seed: int) -> None:
     model = RiskModel(
@@ -102,7 +102,7 @@ def test_events_times_a_constant(events: list[tuple[float, float]], seed: int) -
     assert_agrees(found.mean, found.sd, DRAWS, exact)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(sigmas, sigmas, st.floats(0.5, 2), st.floats(0, 0.5), st.integers(0, 1000))
 def test_products_of_lognormals(mfu: float, price: float, middle: float, discount: float, seed: int) -> None:
     model = RiskModel(
@@ -160,7 +160,7 @@ def exact_combined(model: RiskModel) -> Moments:
     return Moments.mixture(parts)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(combined(), st.integers(0, 1000))
 def test_everything_together(model: RiskModel, seed: int) -> None:
     exact = exact_combined(model)
@@ -307,6 +307,7 @@ def test_an_interval_that_is_never_survived_is_refused() -> None:
         ("mfu_ratio", Uniform(low=0, high=1), "mfu_ratio may reach zero"),
         ("price_ratio", Normal(average=1, deviation=0.1), "price_ratio may be negative"),
         ("stages", (Stage(name="a", hours=1), Stage(name="a", hours=1)), "'a' is twice among the stages"),
+        ("events", ({"name": "fire/usd", "probability": 0.1},), "fire/usd"),
         ("preparation", (Phase(name="short", hours=Fixed(value=1)),), "'short' is twice"),
         ("lines", ({"name": "x", "usd": {"kind": "fixed", "value": -5}},), "earns"),
     ],
