@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from infra.budget import PriceCatalog, load_catalog
 from infra.errors import ConfigurationError
@@ -57,6 +58,7 @@ class Audit:
     rows: tuple[Row, ...]
     quantities: tuple[UsedQuantity, ...]
     functions: dict[str, str]  # what the functions that formulas used give, by name
+    prices_as_of: date
 
     def of_section(self, document: str, section: str) -> tuple[Row, ...]:
         """The rows of one section."""
@@ -100,9 +102,12 @@ def run_audit(
 
 @dataclass(frozen=True)
 class _Resolved:
+    """A formula's value, with everything that quantities in it bring along."""
+
     value: Span
     rests_on: frozenset[str]
     names: frozenset[str]
+    claims: frozenset[str] = frozenset()  # whose stated figures went into it
 
 
 class _Checker:
@@ -110,6 +115,7 @@ class _Checker:
         self, documents: tuple[Document, ...], quantities: Mapping[str, Quantity], catalog: PriceCatalog
     ) -> None:
         self._documents = documents
+        self._prices_as_of = catalog.as_of
         self._quantities = quantities
         self._claims = {
             f"{document.document}.{claim.id}": claim
@@ -118,10 +124,14 @@ class _Checker:
             for claim in section.claims
         }
         chances = Chances(self._stage_hours, catalog.spot_preemptions.per_hour)
-        self._basis_of_function = (
-            dict.fromkeys(STATISTICS, "")
-            | dict.fromkeys(PriceFunctions(catalog).by_name(), _PRICES)
-            | {"stated": _DOCUMENTS, "chance_percent": _SIMULATION}
+        self._rests_on_of_function: dict[str, tuple[str, ...]] = (
+            dict.fromkeys(STATISTICS, ())
+            | dict.fromkeys(PriceFunctions(catalog).by_name(), (_PRICES,))
+            | {
+                "stated": (_DOCUMENTS,),
+                "inference_usd": (_PRICES, _MODEL),
+                "chance_percent": (_SIMULATION, "assumption"),
+            }
         )
         self._functions: dict[str, Callable[..., Number]] = {
             **FUNCTIONS,
@@ -160,13 +170,14 @@ class _Checker:
                 for name, function in self._functions.items()
                 if name in used
             },
+            prices_as_of=self._prices_as_of,
         )
 
     def _row(self, document: str, section: str, claim: Claim) -> Row:
         if claim.formula is None:
             return Row(document, section, claim, Verdict(Kind.NOT_CHECKABLE))
         resolved = self._resolve(claim.formula)
-        against = _stated_claims(claim.formula) if resolved.rests_on == {_DOCUMENTS} else ()
+        against = tuple(sorted(resolved.claims)) if resolved.rests_on == {_DOCUMENTS} else ()
         verdict = judge(claim.stated, resolved.value, tolerance=claim.tolerance, against=against)
         return Row(
             document,
@@ -194,21 +205,25 @@ class _Checker:
             return _Resolved(Span(quantity.value, quantity.value), frozenset(own), frozenset({name}))
         inner = self._resolve(quantity.formula)
         rests_on = inner.rests_on if quantity.basis == "derived" else inner.rests_on | {quantity.basis}
-        return _Resolved(inner.value, rests_on, inner.names | {name})
+        return _Resolved(inner.value, rests_on, inner.names | {name}, inner.claims)
 
     def _resolve(self, formula: str) -> _Resolved:
         if formula not in self._resolved:
             evaluated = self._formulas.evaluate(formula)
             rests_on: set[str] = set()
             names: set[str] = set(evaluated.names)
+            claims = _stated_claims(formula)
             for name in evaluated.names:
                 if name in self._quantities:
                     quantity = self._quantity(name)
                     rests_on |= quantity.rests_on
                     names |= quantity.names
+                    claims |= quantity.claims
                 else:
-                    rests_on |= {self._basis_of_function.get(name, _MODEL)} - {""}
-            self._resolved[formula] = _Resolved(evaluated.value, frozenset(rests_on), frozenset(names))
+                    rests_on |= set(self._rests_on_of_function.get(name, (_MODEL,)))
+            self._resolved[formula] = _Resolved(
+                evaluated.value, frozenset(rests_on), frozenset(names), frozenset(claims)
+            )
         return self._resolved[formula]
 
     def _stage_hours(self) -> dict[str, float]:
@@ -220,15 +235,14 @@ def _plain(value: Span) -> Number:
     return value.low if value.is_point else value
 
 
-def _stated_claims(formula: str) -> tuple[str, ...]:
-    """The claims that a formula takes its figures from, in order."""
+def _stated_claims(formula: str) -> set[str]:
+    """The claims that a formula itself takes figures from."""
     calls = (node for node in ast.walk(ast.parse(formula, mode="eval")) if isinstance(node, ast.Call))
-    found = [
-        call.args[0].value
+    return {
+        str(call.args[0].value)
         for call in calls
         if isinstance(call.func, ast.Name) and call.func.id == "stated" and isinstance(call.args[0], ast.Constant)
-    ]
-    return tuple(sorted({str(name) for name in found}))
+    }
 
 
 def named(audit: Audit, name: str) -> Row:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from infra.budget import Offer, PriceCatalog, Variant
+from model import preset
 from tasks.audit.spans import Number, Span, hull
+from tasks.planning import inference_cost
 
 
 class PriceFunctions:
@@ -18,7 +20,7 @@ class PriceFunctions:
         """By the name that formulas use."""
         functions = (
             self.offer_usd, self.core_usd, self.storage_usd, self.egress_usd, self.spot_offers, self.spot_discounts,
-            self.reserved_discounts,
+            self.reserved_discounts, self.inference_usd,
         )  # fmt: skip
         return {function.__name__: function for function in functions}
 
@@ -49,6 +51,20 @@ class PriceFunctions:
     def reserved_discounts(self) -> Span:
         """Percent below the on-demand price, all published prices of reserved machines with A100"""
         return self._discounts(("reserved-1y", "reserved-3y"))
+
+    def inference_usd(self, name: str, batch: float) -> Span:
+        """USD for a million tokens that a preset generates for so many sequences of 2,048 tokens at once, by the
+        planner's model of inference, at all on-demand prices of machines with A100, the documents' own among them
+        """
+        offers = [offer for offer in self._catalog.offers if offer.gpu.startswith("a100")]
+        costs = [
+            inference_cost(preset(name), offer, batch=int(batch)).decode_usd_per_million_tokens
+            for offer in offers
+            if offer.variant == "on-demand"
+        ]
+        if not costs:
+            raise ValueError("the price catalog has no on-demand price of an A100")
+        return hull(*costs)
 
     def _discounts(self, variants: tuple[Variant, ...]) -> Span:
         """Derived prices are left out: they follow from the founding documents' own ranges."""

@@ -15,7 +15,9 @@ COSTLIEST_SHOWN = 10
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 #: Beyond this an exponent is easier to read than more letters.
 _LARGEST_SCALED = 1e15
-_SENSES = {Sense.AT_MOST: "at most ", Sense.AT_LEAST: "at least "}
+#: Significant digits that are shown.
+_DIGITS, _DIGITS_OF_RANGES = 4, 3
+_SENSES = {Sense.AT_MOST: "at most", Sense.AT_LEAST: "at least", Sense.EQUAL: "exactly"}
 _EMPHASISED = (Kind.WRONG, Kind.INCONSISTENT)
 
 _HEAD = """# The founding documents' figures, checked
@@ -66,8 +68,9 @@ def as_data(audit: Audit) -> dict[str, Any]:
 
 
 def shown(value: Span, unit: str) -> str:
-    """A value in its unit as people read it: 1.33B parameters, $6,048, 31.6%, 6.4 to 10.6 weeks."""
-    low, high = _number(value.low, unit), _number(value.high, unit)
+    """A value in its unit as people read it: 1.33B parameters, $6,048, 31.6%, 6.37 to 10.6 weeks."""
+    digits = _DIGITS if value.is_point else _DIGITS_OF_RANGES
+    low, high = _number(value.low, unit, digits), _number(value.high, unit, digits)
     amount = low if low == high else f"{low} to {high}"
     if unit == "USD":
         return amount
@@ -76,14 +79,17 @@ def shown(value: Span, unit: str) -> str:
 
 def shown_stated(row: Row) -> str:
     """The figure as the document has it, with what it is read as where its text does not say so."""
-    figure = row.claim.figure.strip("|* ")
-    sense = _SENSES.get(row.claim.sense, "") if row.claim.sense else ""
-    if row.claim.formula is None or (row.claim.value is None and not sense):
+    claim = row.claim
+    figure = claim.figure.strip("|* ")
+    if claim.formula is None:
         return figure
-    return f"{figure} (read as {sense}{shown(row.claim.stated.amount, row.claim.unit)})"
+    sense = _SENSES[claim.sense] if claim.sense else ""
+    amount = shown(claim.stated.amount, claim.unit) if claim.value is not None else ""
+    read_as = f"{sense} {amount}".strip()
+    return f"{figure} (read as {read_as})" if read_as else figure
 
 
-def _number(value: float, unit: str) -> str:
+def _number(value: float, unit: str, digits: int) -> str:
     if unit == "USD":
         return _dollars(value)
     size = abs(value)
@@ -91,10 +97,10 @@ def _number(value: float, unit: str) -> str:
         return f"{value:.3g}"
     for scale, letter in _SCALES:
         if size >= scale:
-            return f"{value / scale:.4g}{letter}"
+            return f"{value / scale:.{digits}g}{letter}"
     if size >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.4g}" if size >= 1e-4 or size == 0 else f"{value:.1e}"
+    return f"{value:.{digits}g}" if size >= 1e-4 or size == 0 else f"{value:.1e}"
 
 
 def _dollars(value: float) -> str:
@@ -147,6 +153,9 @@ def _costliest(audit: Audit) -> str:
 def _assumptions(audit: Audit) -> str:
     lines = [
         "## What the recomputed figures rest on",
+        "",
+        f"Prices are those of the catalog of {audit.prices_as_of} (`infra/budget/catalog.yaml`, each with its day and",
+        "source), unless a formula takes them from the documents.",
         "",
         "| name in the formulas | value | what it is | basis, source |",
         "|---|---|---|---|",

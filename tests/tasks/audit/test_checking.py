@@ -52,8 +52,8 @@ def test_the_report_in_docs_is_what_the_code_gives(audit: Audit) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "recomputed"),
     [
-        ("000.option-a-base-real", Kind.WRONG, 3 * 168 * 12),
-        ("000.option-b-base-real", Kind.WRONG, 3 * 168 * 32.77),
+        ("000.option-a-base-real", Kind.INCONSISTENT, 3 * 168 * 12),
+        ("000.option-b-base-real", Kind.INCONSISTENT, 3 * 168 * 32.77),
         ("000.option-a-base", Kind.WRONG, 48_384),
         ("000.option-a-base-140", Kind.CONFIRMED, 40_320),
         ("000.memory-fits", Kind.INCONSISTENT, 86),
@@ -148,6 +148,14 @@ def test_a_claim_recomputed_from_others_alone_is_inconsistent_with_them() -> Non
     assert row.verdict.text == "inconsistent with 900.total (factor 1.25, stated too low)"
     assert row.rests_on == ("documents",)
     assert row.effect_usd == pytest.approx(10)
+
+
+def test_it_names_claims_that_quantities_bring_along() -> None:
+    rate = {"id": "rate", "claim": "an hour", "figure": "$12", "unit": "USD", "formula": "12"}
+    week = {"id": "week", "claim": "a week", "figure": "$40,320", "unit": "USD", "formula": "3 * 168 * hourly"}
+    hourly = Quantity(name="hourly", formula="stated('900.rate')", unit="USD/h", basis="derived", meaning="an hour")
+    row = named(_small_audit(rate, week, quantities=(hourly,)), "900.week")
+    assert row.verdict.text == "inconsistent with 900.rate (factor 6.67, stated too high)"
 
 
 def test_a_quantity_hands_on_what_it_rests_on() -> None:
