@@ -31,7 +31,8 @@ from tasks.risk.plots import (
     plot_mitigations,
     plot_returns,
     plot_tornado,
-)from tasks.risk.plots.tornado import _label
+)
+from tasks.risk.plots.tornado import _label
 
 START = datetime(2026, 12, 1)
 DRAWS = 1000
