@@ -1,4 +1,4 @@
-"""Prefect start-up plugin: lets `prefect deployment run sam2-full-pipeline` (or `sam2-finetune`) take the bare name.
+"""Prefect start-up plugin: lets `prefect deployment run sam2-full-pipeline` (or another of our flows) take the bare name.
 
 Prefect asks for `<flow>/<deployment>` and reads its arguments after the plugins have run, so the name is completed
 here, in `sys.argv`. Prefect loads this in every process that imports it: it must cost nothing, and imports nothing
@@ -17,7 +17,7 @@ from typing import Any
 from prefect.plugins import register_hook
 
 DEPLOYMENT = "local"
-FLOW_NAMES = frozenset({"sam2-full-pipeline", "sam2-finetune"})
+FLOW_NAMES = frozenset({"sam2-full-pipeline", "sam2-finetune", "sam2-budget-plan"})
 HEALTH_TIMEOUT_SECONDS = 3.0
 
 

@@ -35,6 +35,7 @@ def arguments_after_plugin(monkeypatch: pytest.MonkeyPatch, *arguments: str, api
             "--profile sam2 deployment run sam2-full-pipeline/local",
         ),
         ("deployment run sam2-finetune -p dry_run=true", "deployment run sam2-finetune/local -p dry_run=true"),
+        ("deployment run sam2-budget-plan -p mfu=0.4", "deployment run sam2-budget-plan/local -p mfu=0.4"),
         ("deployment run sam2-full-pipeline/cloud", "deployment run sam2-full-pipeline/cloud"),
         ("deployment run another-flow/x", "deployment run another-flow/x"),
         ("deployment inspect sam2-full-pipeline", "deployment inspect sam2-full-pipeline"),

@@ -45,11 +45,22 @@ def finetune(profile: str = "chat", overrides: dict | None = None) -> str:
 """
 
 
+STUB_BUDGET_PLAN = """
+from prefect import flow
+
+
+@flow(name="sam2-budget-plan")
+def budget_plan(profile: str = "smoke", overrides: dict | None = None) -> str:
+    return profile
+"""
+
+
 def make_project(directory: Path) -> Path:
     """A project folder with the real `prefect.yaml` and the stub flows."""
     (directory / "flows").mkdir(parents=True)
     (directory / "flows" / "full_pipeline.py").write_text(STUB_FLOW)
     (directory / "flows" / "finetune.py").write_text(STUB_FINETUNE)
+    (directory / "flows" / "budget_plan.py").write_text(STUB_BUDGET_PLAN)
     (directory / "prefect.yaml").write_text((source_directory() / "prefect.yaml").read_text())
     # As in the real project: this is what makes Prefect's command line load the plugin.
     (directory / "pyproject.toml").write_text('[tool.prefect.plugins]\nenabled = true\nallow = ["sam2"]\n')

@@ -131,7 +131,11 @@ def test_the_file_of_another_stack_is_not_withdrawn(settings: StackSettings) -> 
 def test_the_shipped_prefect_yaml_names_the_flows(settings: StackSettings) -> None:
     definitions = read_definitions(settings.project)
     entrypoints = [definition["entrypoint"] for definition in definitions]
-    assert entrypoints == ["flows/full_pipeline.py:full_pipeline", "flows/finetune.py:finetune"]
+    assert entrypoints == [
+        "flows/full_pipeline.py:full_pipeline",
+        "flows/finetune.py:finetune",
+        "flows/budget_plan.py:budget_plan",
+    ]
     for definition in definitions:
         assert definition["work_pool"] == {"name": "local"}
         step = definition["pull"][0]["prefect.deployments.steps.set_working_directory"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.planning.plan import Option
@@ -44,6 +44,7 @@ def test_nothing_is_named_when_nothing_fits() -> None:
     assert choices(small_plan(gpu_memory_gb=0.1)) is None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30))
 def test_the_front_has_exactly_the_options_that_no_other_beats(points: list[tuple[int, int]]) -> None:
     options = [_option(f"option {n}", usd, hours) for n, (usd, hours) in enumerate(points)]

@@ -21,6 +21,7 @@ from tasks.planning.presentation import (
     write_plan,
 )
 from tasks.planning.presentation.findings import pattern_flops
+from tasks.planning.presentation.plots import memory_figure, write_plots
 from tests.tasks.planning.presentation.plans import small_plan
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -87,9 +88,11 @@ def test_the_pictures_of_the_report_are_there_and_are_png(directory: Path) -> No
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_plan_makes_the_same_files(directory: Path, findings: Findings, tmp_path: Path) -> None:
-    for path in write_plan(tmp_path, small_plan(), findings):
-        assert path.read_bytes() == (directory / path.name).read_bytes(), path.name
+def test_the_same_plan_makes_the_same_picture_and_report(directory: Path, findings: Findings, tmp_path: Path) -> None:
+    (picture,) = write_plots({"memory": memory_figure(small_plan())}, tmp_path)
+    assert picture.read_bytes() == (directory / "memory.png").read_bytes()
+    names = [path.name for path in directory.glob("*.png")]
+    assert markdown_report(small_plan(), findings, plots=names) == (directory / "plan.md").read_text()
 
 
 def test_json_reads_back_as_plan_and_risk(directory: Path, findings: Findings) -> None:
