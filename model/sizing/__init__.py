@@ -11,7 +11,7 @@ from model.sizing.counts import (
     training_flops_per_token,
 )
 from model.sizing.deepspeed_states import ModelStates, model_states
-from model.sizing.fitting import Rates, WayToFit, largest_context, ways_to_fit
+from model.sizing.fitting import Rates, WayToFit, largest_context, slowdown, ways_to_fit
 from model.sizing.gpu_memory import GpuMemory, gpu_training_memory
 from model.sizing.placement import TrainingPlacement
 from model.sizing.process_memory import TrainingMemory, activation_memory, training_memory
@@ -32,6 +32,7 @@ __all__ = [
     "largest_context",
     "model_states",
     "parameter_count",
+    "slowdown",
     "training_flops_per_token",
     "training_memory",
     "ways_to_fit",

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from infra.budget import Offer
 from infra.errors import ConfigurationError
-from model.sizing import Rates, TrainingPlacement, parameter_count, training_flops_per_token
-from model.sizing.fitting import slowdown
+from model.sizing import Rates, TrainingPlacement, parameter_count, slowdown, training_flops_per_token
 from tasks.training import TrainingStageConfig
 
 SECONDS_PER_HOUR = 3600.0
@@ -78,12 +77,17 @@ def added_time(stage: TrainingStageConfig, placement: TrainingPlacement, fleet: 
     model, context = stage.stage_model, stage.context_tokens
     # A row that is shared has fewer tokens on each GPU to exchange gradients for; plain rows are whole.
     added = slowdown(model, context, placement, rates) - slowdown(model, context, plain, rates)
-    if fleet.machines > 1:
-        bare = training_flops_per_token(model, context).total / rates.flops_per_second
-        network = _network_bytes_per_second(fleet.offer)
-        slower = max(0.0, 1 / network - 1 / rates.link_bytes_per_second)
-        added += _exchanged_bytes_per_token(stage, placement) * slower / bare
-    return max(0.0, added)
+    return max(0.0, added) + network_time(stage, placement, fleet)
+
+
+def network_time(stage: TrainingStageConfig, placement: TrainingPlacement, fleet: Fleet) -> float:
+    """Time added, as a share, because gradients and weights cross from machine to machine; 0 on one machine."""
+    if fleet.machines == 1:
+        return 0.0
+    slower = max(0.0, 1 / _network_bytes_per_second(fleet.offer) - 1 / Rates().link_bytes_per_second)
+    reached = fleet.mfu * fleet.peak_flops_per_second(stage.precision)
+    bare = training_flops_per_token(stage.stage_model, stage.context_tokens).total / reached
+    return _exchanged_bytes_per_token(stage, placement) * slower / bare
 
 
 def training_hours(stage: TrainingStageConfig, placement: TrainingPlacement, fleet: Fleet) -> float:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-from model.sizing import Rates, TrainingPlacement, largest_context
-from model.sizing.fitting import slowdown
+from model.sizing import Rates, TrainingPlacement, largest_context, slowdown
 from tasks.planning.placement import divides_batch, memory_row, placement_of
 from tasks.planning.plan import MemoryRow
 from tasks.training import TrainingStageConfig

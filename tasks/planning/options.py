@@ -1,26 +1,30 @@
 """Every offer as an option: how many instances, how the stages are placed there, how long, for how much.
 
 An offer is rented in whole instances: as many as hold the profile's GPUs, and twice, four times that where instances
-are connected. On all their GPUs, where every stage's batch divides equally (`Assumptions.whole_instances`), else on the
-profile's number, and the rest idle, paid for. A stage that does not fit as the profile places it takes the cheapest
-placement that does (`ways_to_fit`).
+are connected and that is faster. On all their GPUs, where every stage's batch divides equally
+(`Assumptions.whole_instances`), else on the profile's number, and the rest idle, paid for. A stage that does not fit as
+the profile places it, or that the network between machines would slow down, takes the cheapest placement that fits
+(`ways_to_fit`, and the network's time beside).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from infra.budget import Offer, PriceCatalog
 from model.sizing import TrainingPlacement, WayToFit, gpu_training_memory
 from tasks.planning.costs import committed_usd, preemption_overhead, rented_cost
-from tasks.planning.durations import Fleet, added_time, training_hours
+from tasks.planning.durations import Fleet, added_time, network_time, training_hours
 from tasks.planning.placement import fitting_ways, memory_row, on_ranks, placement_of
 from tasks.planning.plan import CorpusPlan, Option, StageTime
 from tasks.planning.request import PlanRequest
 from tasks.training import TrainingStageConfig
 
 _GB = 1e9
+#: A share of a stage's time that the network may take before other placements are looked for.
+_NETWORK_SHARE = 0.05
 
 
 @dataclass
@@ -37,8 +41,12 @@ class OptionTable:
     def options(self) -> Iterator[Option]:
         """All options on rented machines, in the catalog's order."""
         for offer in self.catalog.offers:
+            fastest = math.inf
             for fleet in self._fleets(offer):
-                yield self._option(fleet)
+                option = self._option(fleet)
+                if option.training_hours < fastest:  # more machines that take longer are no option
+                    yield option
+                    fastest = option.training_hours if option.fits else fastest
 
     def stages_on(self, ranks: int) -> tuple[TrainingStageConfig, ...] | None:
         """The curriculum on so many ranks; None when some stage's batch cannot be shared so."""
@@ -61,7 +69,7 @@ class OptionTable:
                 fleet = Fleet(offer, instances, ranks * times, mfu)
             else:
                 return
-            if times > 1 and not fleet.connected:
+            if times > 1 and (not fleet.connected or fleet.ranks < fleet.gpus):
                 return
             yield fleet
             if fleet.ranks < fleet.gpus:
@@ -117,7 +125,7 @@ class OptionTable:
                 return _Placed((), False, (_does_not_fit(stage, fleet),))
             if placement != placement_of(stage):
                 replaced = True
-                notes.append(f"{stage.name}: {', '.join(placement.measures)}, to fit {fleet.offer.gpu_memory_gb:g} GB")
+                notes.append(f"{stage.name}: {', '.join(placement.measures)}{_why(stage, fleet)}")
             times.append(_time(stage, placement, fleet))
         return _Placed(tuple(times), replaced, tuple(notes))
 
@@ -125,14 +133,20 @@ class OptionTable:
         """The profile's placement if it fits, else the cheapest that does."""
         own = placement_of(stage)
         memory = gpu_training_memory(stage.stage_model, stage.context_tokens, own)
-        if memory.total <= fleet.gpu_bytes and fleet.holds(memory.cpu_total):
+        fits = memory.total <= fleet.gpu_bytes and fleet.holds(memory.cpu_total)
+        if fits and network_time(stage, own, fleet) <= _NETWORK_SHARE:
             return own
         if stage.precision != "bf16":
-            return None
+            return own if fits else None
+        ways = [way for way in self._fitting_ways(stage, fleet) if fleet.holds(way.memory.cpu_total)]
+        costs = {way.placement: way.slowdown + network_time(stage, way.placement, fleet) for way in ways}
+        return min(costs, key=lambda placement: costs[placement], default=None)
+
+    def _fitting_ways(self, stage: TrainingStageConfig, fleet: Fleet) -> list[WayToFit]:
         key = (stage.name, fleet.ranks, fleet.gpu_bytes)
         if key not in self._ways:
             self._ways[key] = fitting_ways(stage, fleet.gpu_bytes)
-        return next((way.placement for way in self._ways[key] if fleet.holds(way.memory.cpu_total)), None)
+        return self._ways[key]
 
     def _notes(self, fleet: Fleet) -> Iterator[str]:
         if fleet.offer.derived:
@@ -153,6 +167,13 @@ class _Placed:
 def option_name(fleet: Fleet) -> str:
     """The offer, and how many of it."""
     return f"{fleet.instances} x {fleet.offer.name}" if fleet.instances > 1 else fleet.offer.name
+
+
+def _why(stage: TrainingStageConfig, fleet: Fleet) -> str:
+    own = gpu_training_memory(stage.stage_model, stage.context_tokens, placement_of(stage))
+    if own.total <= fleet.gpu_bytes and fleet.holds(own.cpu_total):
+        return ", to spare the network"
+    return f", to fit {fleet.offer.gpu_memory_gb:g} GB"
 
 
 def _does_not_fit(stage: TrainingStageConfig, fleet: Fleet) -> str:

@@ -8,8 +8,7 @@ import pytest
 
 from infra.errors import ConfigurationError
 from model import preset
-from model.sizing import Rates
-from model.sizing.fitting import slowdown
+from model.sizing import Rates, slowdown
 from tasks.planning.durations import Fleet, added_time, training_hours
 from tasks.planning.flops import stage_flops
 from tasks.planning.placement import placement_of

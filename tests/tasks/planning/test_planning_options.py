@@ -68,6 +68,19 @@ def test_connected_instances_are_offered_in_doubling_fleets() -> None:
     assert len(options_of(request(), offer(network_gigabits_per_second=None))) == 1
 
 
+def test_a_slow_network_calls_for_other_placements_and_a_very_slow_one_for_one_machine() -> None:
+    asked = request(stages=(stage(XL, micro_batch=1),), assumptions=Assumptions(largest_fleet=2))
+    single, double = sorted(options_of(asked, offer(network_gigabits_per_second=100)), key=lambda o: o.instances)
+    assert single.placed_as == "profile"
+    assert double.placed_as == "replaced"
+    assert any("to spare the network" in note for note in double.notes)
+    placement = double.stages[0].placement
+    assert placement is not None
+    assert placement.micro_batch > 1
+    assert double.training_hours < single.training_hours
+    assert len(options_of(asked, offer(network_gigabits_per_second=1))) == 1
+
+
 def test_what_does_not_fit_takes_the_cheapest_placement_that_does() -> None:
     asked = request(stages=(stage(XL, micro_batch=8),), assumptions=ALONE)
     roomy, tight = one(asked, offer(gpu_memory_gb=141)), one(asked, offer(gpu_memory_gb=40))
