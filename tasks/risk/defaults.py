@@ -83,11 +83,12 @@ def spot_interruptions(
 ) -> Interruptions:
     """Preemptions of `instances` instances that are each taken away `preemptions_per_hour` times an hour.
 
-    The published rate is a range at best: it is taken as right within a factor of two in four cases of five.
+    A published rate is a range at best: it is taken as the most likely and the mean one of a triangle from none to
+    twice as many. (It must have an upper end: the expected time grows exponentially with the rate.)
     """
     rate = preemptions_per_hour * instances
     return Interruptions(
-        per_hour=Lognormal.between(rate / 2, rate * 2) if rate else Fixed(value=0.0),
+        per_hour=Triangular(low=0.0, mode=rate, high=2 * rate) if rate else Fixed(value=0.0),
         restart_hours=restart_hours,
         wait_hours=wait_hours,
         checkpoint_interval_hours=checkpoint_interval_hours,

@@ -114,6 +114,20 @@ def test_moments_of_failure_drawn_in_pieces_are_the_same(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(draw(found, 30.0, 2, draws=500).paid_hours, at_once.paid_hours)
 
 
+def test_sums_of_many_are_as_good_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Interruptions(
+        per_hour=Fixed(value=2.0), restart_hours=0.1, checkpoint_interval_hours=0.5, checkpoint_write_hours=0.01
+    )
+    work, draws = 150.0, 4000
+    quick = draw(found, work, 5, draws)
+    assert quick.count.min() > 300
+    assert_agrees(*moments_of_draws(quick.paid_hours), draws, total([exact_segment(0.51, 0.1, 2.0)] * 300))
+    monkeypatch.setattr("tasks.risk.interruptions._MOST_SUMMED", math.inf)
+    one_by_one = draw(found, work, 5, draws)
+    np.testing.assert_array_equal(quick.count, one_by_one.count)
+    assert stats.ks_2samp(quick.paid_hours, one_by_one.paid_hours).pvalue > 1e-3
+
+
 def test_without_interruptions_only_writing_takes_time() -> None:
     calm = Interruptions(
         per_hour=Fixed(value=0.0), restart_hours=1.0, checkpoint_interval_hours=2.0, checkpoint_write_hours=0.1
