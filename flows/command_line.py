@@ -17,8 +17,12 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from flows.answer_commands import add_answer_commands  # noqa: E402
+from flows.audit_commands import add_audit_commands  # noqa: E402
+from flows.calibration_commands import add_calibration_commands  # noqa: E402
 from flows.evaluation_commands import add_evaluation_commands  # noqa: E402
+from flows.planning_commands import add_planning_commands  # noqa: E402
 from flows.registry_commands import add_registry_commands  # noqa: E402
+from flows.spending_commands import add_spending_commands  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -202,30 +206,6 @@ def logs(
 
 
 @app.command()
-def spend(
-    by: Annotated[str, typer.Option(help="stage, run_id, profile, provider, day or outcome.")] = "stage",
-    run_id: Annotated[str | None, typer.Option("--run", help="Only the attempts of one run (its id).")] = None,
-) -> None:
-    """Show what has been spent: every attempt of every stage, failed and interrupted ones too."""
-    from infra.budget import Ledger
-    from infra.errors import ConfigurationError
-
-    keys = ("stage", "run_id", "profile", "provider", "day", "outcome")
-    if by not in keys:
-        raise ConfigurationError(f"cannot add up by '{by}'.", f"choose one of: {', '.join(keys)}.")
-    ledger = Ledger(_settings().home / "ledger.jsonl")
-    table = Table(by, "attempts", "seconds", "USD", box=None)
-    rows = ledger.spend_by(by, run_id=run_id)
-    for row in rows:
-        table.add_row(row.key, str(row.attempts), f"{row.seconds:,.1f}", f"{row.usd:.5f}")
-    table.add_row("total", str(sum(r.attempts for r in rows)), f"{sum(r.seconds for r in rows):,.1f}",
-                  f"{sum(r.usd for r in rows):.5f}", style="bold")  # fmt: skip
-    console.print(table)
-    if ledger.damaged_lines():
-        _say(f"{ledger.damaged_lines()} lines of {ledger.path} fail their checksum and were left out.")
-
-
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
     model: Annotated[
@@ -393,7 +373,11 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
+add_planning_commands(app)
+add_calibration_commands(app)
+add_spending_commands(app)
 add_answer_commands(app)
+add_audit_commands(app)
 add_registry_commands(app)
 add_evaluation_commands(app)
 
