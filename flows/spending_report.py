@@ -16,7 +16,7 @@ from infra.errors import ConfigurationError
 
 #: What the command line calls it -> what the ledger calls it.
 GROUPINGS = {"run": "run_id"} | {key: key for key in SPEND_KEYS}
-PROFILE_DIRECTORY = Path(__file__).parent / "profiles"
+PROFILE_DIRECTORIES = tuple(Path(__file__).parent / name for name in ("profiles", "finetune_profiles"))
 _IN_ORDER_OF_TIME = ("run", "run_id", "day")
 _SHOWN_OF_ID = 8
 _LATEST = "latest"
@@ -101,7 +101,8 @@ def spend_report(home: Path, question: SpendQuestion, now: float | None = None) 
         raise ConfigurationError(f"--since {question.since} is after --until {question.until}.", "swap them.")
     ledger = Ledger(home / "ledger.jsonl")
     attempts = ledger.attempts()
-    kept = _kept(attempts, question, home)
+    runs = known_runs(home)
+    kept = _kept(attempts, question, runs)
     rows = spend_rows(kept, GROUPINGS[question.by], since=question.since, until=question.until, now=now)
     if question.by not in _IN_ORDER_OF_TIME:
         rows.sort(key=lambda row: -row.usd)
@@ -109,7 +110,6 @@ def spend_report(home: Path, question: SpendQuestion, now: float | None = None) 
         rows.sort(key=lambda row: row.key)
     # By day an attempt counts in each of its days, so the total has its own count.
     totals = spend_rows(kept, "profile", since=question.since, until=question.until, now=now)
-    runs = known_runs(home)
     profiles = {attempt.profile for attempt in kept}
     profile = question.profile or (profiles.pop() if len(profiles) == 1 else None)
     return SpendReport(
@@ -174,10 +174,11 @@ def profile_ceiling(profile: str, runs: Sequence[KnownRun]) -> float | None:
 def _ceiling_in_file(profile: str) -> float | None:
     """Read without flows.configuration, whose import of the model package takes seconds.
 
-    None for a profile without a ceiling and for one without such a file (a fine-tuning's, or one that is gone).
+    None for a profile without a ceiling and for one whose file is gone.
     """
-    path = PROFILE_DIRECTORY / f"{profile}.yaml"
-    if not path.is_file():
+    places = (directory / f"{profile}.yaml" for directory in PROFILE_DIRECTORIES)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return None
     content = yaml.safe_load(path.read_text()) or {}
     budget = content.get("budget") or {}
@@ -187,8 +188,8 @@ def _ceiling_in_file(profile: str) -> float | None:
     return _ceiling_in_file(str(content["extends"]))
 
 
-def _kept(attempts: Sequence[Attempt], question: SpendQuestion, home: Path) -> list[Attempt]:
-    run_id = None if question.run is None else find_run(question.run, attempts, known_runs(home))
+def _kept(attempts: Sequence[Attempt], question: SpendQuestion, runs: Sequence[KnownRun]) -> list[Attempt]:
+    run_id = None if question.run is None else find_run(question.run, attempts, runs)
     profiles = sorted({attempt.profile for attempt in attempts})
     if question.profile is not None and question.profile not in profiles:
         known = ", ".join(profiles) or "none"

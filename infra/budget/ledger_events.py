@@ -22,6 +22,7 @@ STARTED, HEARTBEAT, ENDED = "started", "heartbeat", "ended"
 #: What an attempt cannot be charged without.
 IDENTITY = frozenset({"run_id", "profile", "stage", "provider", "usd_per_hour"})
 _ALWAYS = frozenset({"event", "attempt", "time"})
+_NEEDED = {STARTED: IDENTITY, ENDED: frozenset({"outcome"})}
 _CHECKSUM_DIGITS = 16
 
 Event = dict[str, Any]
@@ -44,7 +45,7 @@ def decode_event(line: bytes) -> Event | None:
         return None
     if not isinstance(event, dict) or not event.keys() >= _ALWAYS:
         return None
-    if event["event"] == STARTED and not event.keys() >= IDENTITY:
+    if not event.keys() >= _NEEDED.get(event["event"], frozenset()):
         return None
     return event
 

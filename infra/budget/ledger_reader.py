@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from infra.budget.ledger_attempt import CURRENCY, Attempt, Outcome
-from infra.budget.ledger_events import ENDED, HEARTBEAT, IDENTITY, STARTED, Event, decode_event
+from infra.budget.ledger_events import ENDED, HEARTBEAT, IDENTITY, Event, decode_event
 
 _BLOCK_BYTES = 8 << 20
 _REMEMBERED_BYTES = 256
@@ -137,7 +137,7 @@ class LedgerReader:
             seen.outcome = event["outcome"]
         if not seen.identity and kind != HEARTBEAT and event.keys() >= IDENTITY:
             seen.identity = event
-            seen.started = event["time"] if kind == STARTED else event["started"]
+            seen.started = event["started"] if "started" in event else event["time"]
         return identifier
 
     def _update(self, identifiers: Iterable[str]) -> None:

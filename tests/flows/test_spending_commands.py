@@ -204,6 +204,6 @@ def test_before_its_first_run_has_ended_a_profile_s_ceiling_is_its_file_s(
     (tmp_path / "ledger.jsonl").write_bytes((home / "ledger.jsonl").read_bytes())
     (tmp_path / "plain.yaml").write_text("budget: {ceiling_usd: 70}\n")
     (tmp_path / "smoke.yaml").write_text("extends: plain\nbudget: {price: {usd_per_hour: 2}}\n")
-    monkeypatch.setattr(spending_report, "PROFILE_DIRECTORY", tmp_path)
+    monkeypatch.setattr(spending_report, "PROFILE_DIRECTORIES", (tmp_path / "none", tmp_path))
     assert spend_report(tmp_path, SpendQuestion(profile="smoke")).ceiling_usd == 70.0
     assert spend_report(tmp_path, SpendQuestion(profile="large")).ceiling_usd is None

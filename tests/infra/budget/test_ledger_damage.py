@@ -122,7 +122,16 @@ def _attempt_of(line: bytes) -> str:
     return str(json.loads(line.partition(b" ")[2])["attempt"])
 
 
-@pytest.mark.parametrize("body", [[1], "text", {"event": "started"}, {"event": "started", "attempt": "a", "time": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        [1],
+        "text",
+        {"event": "started"},
+        {"event": "started", "attempt": "a", "time": 1},
+        {"event": "ended", "attempt": "a", "time": 1},
+    ],
+)
 def test_what_no_writer_of_ours_wrote_is_damage_not_a_crash(tmp_path: Path, body: Any) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(encode_event(body))
