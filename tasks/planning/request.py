@@ -100,8 +100,8 @@ class PlanRequest(BaseModel):
     corpus: CorpusFacts
     assumptions: Assumptions = Assumptions()
     machine: Machine | None = Field(None, description="a calibrated machine to set beside the offers")
-    deadline_hours: float | None = Field(None, gt=0, description="longest training time, wall clock")
-    budget_usd: float | None = Field(None, gt=0, description="most that may be spent, everything included")
+    deadline_hours: float | None = Field(None, ge=0, description="longest training time, wall clock")
+    budget_usd: float | None = Field(None, ge=0, description="most that may be spent, everything included")
 
     @model_validator(mode="after")
     def _stages_belong_together(self) -> Self:

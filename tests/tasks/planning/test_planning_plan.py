@@ -150,6 +150,11 @@ def test_a_budget_below_what_is_fixed_buys_no_tokens() -> None:
     assert affordable_share(cost, 10 * cost.total_usd) == 1.0
 
 
+def test_no_money_and_no_time_are_answered_too() -> None:
+    found = plan(request("tiny", budget_usd=0, deadline_hours=0), catalog(offer()), today=DAY)
+    assert [remedy.kind for remedy in found.remedies] == ["deadline", "budget"]
+
+
 def test_warnings_tell_old_prices_and_assumed_utilisation() -> None:
     assert not any("days old" in warning for warning in PLAN.warnings)
     assert any("assume an MFU of 40%: a test" in warning for warning in PLAN.warnings)
