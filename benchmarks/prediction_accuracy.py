@@ -9,7 +9,8 @@ settings, which keep part of what was freed: the slack that is not predicted.
 speed: the line fitted to some contexts beside contexts and micro-batches that it has not seen. All take turns in one
 process, so that other load on the machine meets them alike.
 
-transfer: the line fitted to one model beside another model's updates: what `Calibration.transfer` adds to its error for.
+transfer: the line fitted to one model beside another model's updates, which `Calibration.transfer` widens its
+error for.
 """
 
 from __future__ import annotations
