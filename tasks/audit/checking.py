@@ -17,7 +17,7 @@ from tasks.audit.price_functions import PriceFunctions
 from tasks.audit.spans import Number, Span
 from tasks.audit.verdicts import Kind, Verdict, distance, judge
 
-_ARITHMETIC, _DOCUMENTS, _MODEL, _PRICES, _SIMULATION = "arithmetic", "documents", "model", "prices", "simulation"
+_ARITHMETIC, _DOCUMENTS, _MODEL, _CATALOG, _SIMULATION = "arithmetic", "documents", "model", "catalog", "simulation"
 #: Wall-clock hours of the 5.5B model's stages on eight A100, which the risks are simulated with.
 _STAGE_HOURS = {
     f"stage-{number}": f"stage_{number}_flops / (8 * a100_flops * good_utilisation) / 3600" for number in (1, 2, 3)
@@ -26,7 +26,7 @@ _STAGE_HOURS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One claim with what came out. `rests_on`: arithmetic, documents, model, published, measured, prices, ..."""
+    """One claim with what came out. `rests_on`: arithmetic, documents, model, published, measured, catalog, ..."""
 
     document: str
     section: str
@@ -126,10 +126,10 @@ class _Checker:
         chances = Chances(self._stage_hours, catalog.spot_preemptions.per_hour)
         self._rests_on_of_function: dict[str, tuple[str, ...]] = (
             dict.fromkeys(STATISTICS, ())
-            | dict.fromkeys(PriceFunctions(catalog).by_name(), (_PRICES,))
+            | dict.fromkeys(PriceFunctions(catalog).by_name(), (_CATALOG,))
             | {
                 "stated": (_DOCUMENTS,),
-                "inference_usd": (_PRICES, _MODEL),
+                "inference_usd": (_CATALOG, _MODEL),
                 "chance_percent": (_SIMULATION, "assumption"),
             }
         )

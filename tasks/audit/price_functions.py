@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from infra.budget import Offer, PriceCatalog, Variant
+from infra.budget import GpuKind, Offer, PriceCatalog, Variant
 from model import preset
 from tasks.audit.spans import Number, Span, hull
 from tasks.planning import inference_cost
@@ -19,7 +19,8 @@ class PriceFunctions:
     def by_name(self) -> dict[str, Callable[..., Number]]:
         """By the name that formulas use."""
         functions = (
-            self.offer_usd, self.core_usd, self.storage_usd, self.egress_usd, self.spot_offers, self.spot_discounts,
+            self.offer_usd, self.offer_gpus, self.offer_gpu_gb, self.gpu_peak_flops, self.gpu_bytes_per_second,
+            self.core_usd, self.storage_usd, self.egress_usd, self.spot_offers, self.spot_discounts,
             self.reserved_discounts, self.inference_usd,
         )  # fmt: skip
         return {function.__name__: function for function in functions}
@@ -27,6 +28,22 @@ class PriceFunctions:
     def offer_usd(self, name: str) -> float:
         """USD for an hour of an offer of the price catalog (the whole instance)"""
         return self._catalog.offer(name).usd_per_hour
+
+    def offer_gpus(self, name: str) -> float:
+        """GPUs of an offer's instance"""
+        return self._catalog.offer(name).gpus
+
+    def offer_gpu_gb(self, name: str) -> float:
+        """GB of memory of each of them"""
+        return self._catalog.offer(name).gpu_memory_gb
+
+    def gpu_peak_flops(self, kind: str) -> float:
+        """Dense bf16 FLOP/s of a kind of GPU, by its data sheet"""
+        return self._gpu(kind).peak_bf16_teraflops * 1e12
+
+    def gpu_bytes_per_second(self, kind: str) -> float:
+        """Memory bandwidth of a kind of GPU, by its data sheet"""
+        return self._gpu(kind).memory_bandwidth_gb_per_second * 1e9
 
     def core_usd(self, provider: str) -> float:
         """USD for an hour of one processor core at a provider"""
@@ -65,6 +82,11 @@ class PriceFunctions:
         if not costs:
             raise ValueError("the price catalog has no on-demand price of an A100")
         return hull(*costs)
+
+    def _gpu(self, kind: str) -> GpuKind:
+        if kind not in self._catalog.gpus:
+            raise ValueError(f"the price catalog has no GPU '{kind}'")
+        return self._catalog.gpus[kind]
 
     def _discounts(self, variants: tuple[Variant, ...]) -> Span:
         """Derived prices are left out: they follow from the founding documents' own ranges."""

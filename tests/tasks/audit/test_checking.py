@@ -118,7 +118,7 @@ def test_no_verdict_is_typed_in() -> None:
 
 def test_every_row_that_was_checked_says_what_it_rests_on(audit: Audit) -> None:
     known = {
-        "arithmetic", "documents", "model", "published", "measured", "prices", "profiles", "assumption", "simulation",
+        "arithmetic", "documents", "model", "published", "measured", "catalog", "profiles", "assumption", "simulation",
     }  # fmt: skip
     for row in audit.rows:
         checked = row.verdict.kind is not Kind.NOT_CHECKABLE
