@@ -65,7 +65,11 @@ def _show(found: Audit) -> None:
         counts.add_row(kind.value, *map(str, numbers), str(sum(numbers)))
     console.print(counts)
     costliest = Table(
-        "the costliest", "stated", "recomputed", Column("apart, USD", justify="right", no_wrap=True), box=None
+        Column("the costliest", overflow="fold"),
+        "stated",
+        "recomputed",
+        Column("apart, USD", justify="right", no_wrap=True),
+        box=None,
     )
     for row in found.costliest(_COSTLIEST_SHOWN):
         if row.recomputed is not None and row.effect_usd is not None:

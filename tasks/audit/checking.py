@@ -140,6 +140,7 @@ class _Checker:
             "chance_percent": chances.chance_percent,
         }
         self._resolved: dict[str, _Resolved] = {}
+        self._open: set[str] = set()  # quantities on the way
         self._formulas = Formulas(lambda name: _plain(self._quantity(name).value), self._functions)
 
     def stated(self, name: str) -> Span:
@@ -203,7 +204,11 @@ class _Checker:
             assert quantity.value is not None
             own: tuple[str, ...] = () if quantity.basis == "definition" else (quantity.basis,)
             return _Resolved(Span(quantity.value, quantity.value), frozenset(own), frozenset({name}))
+        if name in self._open:
+            raise ValueError(f"'{name}' follows from itself")
+        self._open.add(name)
         inner = self._resolve(quantity.formula)
+        self._open.discard(name)
         rests_on = inner.rests_on if quantity.basis == "derived" else inner.rests_on | {quantity.basis}
         return _Resolved(inner.value, rests_on, inner.names | {name}, inner.claims)
 

@@ -168,6 +168,14 @@ def test_a_quantity_hands_on_what_it_rests_on() -> None:
     assert [used.quantity.name for used in found.quantities] == ["price", "twice"]
 
 
+def test_a_quantity_that_follows_from_itself_is_refused() -> None:
+    hen = Quantity(name="hen", formula="2 * egg", unit="", basis="derived", meaning="one")
+    egg = Quantity(name="egg", formula="hen / 2", unit="", basis="derived", meaning="the other")
+    claim = {"id": "one", "claim": "one", "figure": "1", "formula": "hen + 0"}
+    with pytest.raises(ConfigurationError, match="'hen' follows from itself"):
+        _small_audit(claim, quantities=(hen, egg))
+
+
 def test_hours_become_dollars_by_their_price() -> None:
     claim = {"id": "time", "claim": "time", "figure": "100 hours", "formula": "150, 200", "usd_per_unit": "12 / 8"}
     assert named(_small_audit(claim), "900.time").effect_usd == pytest.approx(50 * 1.5)  # to the nearest end
