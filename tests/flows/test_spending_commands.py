@@ -207,3 +207,14 @@ def test_before_its_first_run_has_ended_a_profile_s_ceiling_is_its_file_s(
     monkeypatch.setattr(spending_report, "PROFILE_DIRECTORIES", (tmp_path / "none", tmp_path))
     assert spend_report(tmp_path, SpendQuestion(profile="smoke")).ceiling_usd == 70.0
     assert spend_report(tmp_path, SpendQuestion(profile="large")).ceiling_usd is None
+
+
+def test_the_ceiling_is_that_of_the_profile_s_last_run(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes((home / "ledger.jsonl").read_bytes())
+    for day, ceiling in ((3, 300.0), (1, 100.0), (2, 200.0)):
+        directory = tmp_path / "runs" / f"run-{day}"
+        directory.mkdir(parents=True)
+        summary = {"flow_run_id": directory.name, "run_name": directory.name, "profile": "smoke",
+                   "started_at": f"2026-03-0{day}T09:59:00Z", "spend": {"ceiling_usd": ceiling}}  # fmt: skip
+        (directory / "summary.json").write_text(json.dumps(summary))
+    assert spend_report(tmp_path, SpendQuestion(profile="smoke")).ceiling_usd == 300.0

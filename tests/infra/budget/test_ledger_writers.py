@@ -98,6 +98,19 @@ def test_a_line_in_the_middle_of_its_writing_is_waited_for(tmp_path: Path) -> No
     assert len(Ledger(path).attempts()) == ATTEMPTS
 
 
+def test_a_ledger_that_is_replaced_while_a_writer_waits_gets_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with ThreadPoolExecutor() as threads:
+        with path.open("ab") as old:
+            fcntl.flock(old, fcntl.LOCK_EX)
+            writing = threads.submit(write_many, path, "writer")
+            time.sleep(0.1)
+            (tmp_path / "restored.jsonl").touch()
+            (tmp_path / "restored.jsonl").replace(path)
+        writing.result(30)
+    assert [a.outcome for a in Ledger(path).attempts()] == ["completed"] * ATTEMPTS
+
+
 def hold_attempt(path: Path) -> None:
     ledger_module.HEARTBEAT_SECONDS = 0.02
     with Ledger(path).attempt(run_id="run", profile="smoke", stage="train", price=PRICE):
