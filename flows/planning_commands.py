@@ -61,22 +61,28 @@ def plan(
     Parameters, FLOPs and memory are counted, hours follow from an assumed (or calibrated) utilisation, dollars from a
     dated price list. docs/planning.md has the formulas.
     """
-    from flows.overrides import parse_assignments
+    from pydantic import ValidationError
+
+    from flows.overrides import explain_validation, parse_assignments
     from flows.plan_making import PlanChoices, make_plan
     from infra.stack.settings import StackSettings
 
-    choices = PlanChoices(
-        budget_usd=budget_usd,
-        deadline_days=deadline_days,
-        mfu=mfu,
-        contingency=contingency,
-        providers=tuple(provider or ()),
-        variants=tuple(variant or ()),
-        have_reservations=have_reservations,
-        catalog=catalog,
-        project=project,
-        risk=risk,
-    )
+    said = {
+        "budget_usd": budget_usd,
+        "deadline_days": deadline_days,
+        "mfu": mfu,
+        "contingency": contingency,
+        "providers": provider or (),
+        "variants": variant or (),
+        "have_reservations": have_reservations,
+        "catalog": catalog,
+        "project": project,
+        "risk": risk,
+    }
+    try:
+        choices = PlanChoices.model_validate(said)
+    except ValidationError as error:
+        raise explain_validation(error, "sam2 plan", PlanChoices) from error
     made = make_plan(profile, parse_assignments(set_ or []), choices, StackSettings.from_environment().home)
     further = made.ladder() if ladder else ()
     if output is not None:

@@ -102,6 +102,7 @@ def test_the_profile_s_ceiling_is_the_budget_unless_another_is_said() -> None:
         (("--variant", "borrowed"), "borrowed"),
         (("--provider", "lambda", "--variant", "spot"), "no offer of lambda bought spot"),
         (("--set", "training.rank=2"), "training.rank"),
+        (("--budget-usd", "0"), "budget_usd"),
         (("--profile", "none-such"), "none-such"),
         (("--catalog", "/nowhere/prices.yaml"), r"prices\.yaml"),
     ],
