@@ -109,6 +109,7 @@ def test_a_ledger_that_is_replaced_while_a_writer_waits_gets_the_line(tmp_path: 
             (tmp_path / "restored.jsonl").replace(path)
         writing.result(30)
     assert [a.outcome for a in Ledger(path).attempts()] == ["completed"] * ATTEMPTS
+    assert path.read_bytes().count(b"\n") == 2 * ATTEMPTS, "no line went to the file that is gone"
 
 
 def hold_attempt(path: Path) -> None:
