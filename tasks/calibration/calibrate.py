@@ -50,9 +50,7 @@ def calibrate(
     for number, (variant, points) in enumerate(plans.items()):
         about = "" if len(plans) == 1 else f"{variant.describe()}: "
         left = seconds * (number + 1) / len(plans) - clock.passed()
-        collected.append(
-            _measure(points, hardware, left, with_memory, lambda text, about=about: clock.say(about + text))
-        )
+        collected.append(_measure(points, hardware, left, with_memory, clock.saying(about)))
     return _calibration(stages[0], hardware, collected, clock)
 
 
@@ -66,8 +64,9 @@ class _Clock:
     def passed(self) -> float:
         return time.monotonic() - self._started
 
-    def say(self, text: str) -> None:
-        self._report(min(1.0, self.passed() / self._seconds), text)
+    def saying(self, about: str) -> Callable[[str], None]:
+        """A way to say how far it is, beginning with `about`."""
+        return lambda text: self._report(min(1.0, self.passed() / self._seconds), about + text)
 
     def other_load(self) -> float:
         """Share of all cores that other programs kept busy."""

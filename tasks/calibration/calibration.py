@@ -20,7 +20,8 @@ from tasks.calibration.work import Work, useful_flops, work_of
 from tasks.training import TrainingStageConfig
 
 #: Added error for a model other than the measured one: so much at once, and so much for each factor of e between the
-#: two models' FLOPs a token. Measured by benchmarks/prediction_accuracy.py between models of this project on a CPU.
+#: two models' FLOPs a token. Assumptions; `benchmarks/prediction_accuracy.py --what transfer` sets them beside a model
+#: of thrice the work.
 TRANSFER_ERROR = 0.15
 TRANSFER_ERROR_PER_E_FOLD = 0.10
 #: Added error for each setting in which a stage differs from the nearest that was measured: an assumption.
