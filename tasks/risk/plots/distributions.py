@@ -22,6 +22,8 @@ _MEDIAN = PALETTE[5]
 _ROWS = 9
 _LABEL_ROOM = 0.36
 _LABEL_STEP = 0.075
+#: A mark within so many widths of the histogram widens the axis; one farther away is an arrow at its edge.
+_FARTHEST_MARK = 0.75
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,24 @@ def _draw(
     axes.set_ylabel(f"% of {draws:,} draws", color=INK, fontsize=9)
     top = float(shares.max())
     axes.set_ylim(0, top * (1 + _LABEL_ROOM))
-    places = [mark.place + offset for mark in marks]
-    low, high = min(edges[0], *places), max(edges[-1], *places)
+    low, high = _range(float(edges[0]), float(edges[-1]), [mark.place + offset for mark in marks])
     axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     for row, mark in enumerate(sorted(marks, key=lambda mark: mark.place)):
-        place = mark.place + offset
         height = top * (1 + _LABEL_ROOM - 0.04 - _LABEL_STEP * row)
-        axes.plot([place, place], [0, height], color=mark.color, linewidth=1.2, linestyle=(0, (4, 3)))
+        place = min(max(mark.place + offset, low), high)
+        beyond = place != mark.place + offset
+        if not beyond:
+            axes.plot([place, place], [0, height], color=mark.color, linewidth=1.2, linestyle=(0, (4, 3)))
         right = place > low + 0.6 * (high - low)
+        text = f"{mark.text} →" if beyond and right else f"← {mark.text}" if beyond else mark.text
         axes.annotate(
-            mark.text, (place, height), xytext=(-5 if right else 5, 0), textcoords="offset points", fontsize=9,
+            text, (place, height), xytext=(-5 if right else 5, 0), textcoords="offset points", fontsize=9,
             color=mark.color, ha="right" if right else "left", va="top",
         )  # fmt: skip
+
+
+def _range(low: float, high: float, places: Sequence[float]) -> tuple[float, float]:
+    """The histogram's range, wider where a mark is near: one far off would leave the histogram a few pixels."""
+    room = _FARTHEST_MARK * (high - low)
+    near = [place for place in places if low - room <= place <= high + room]
+    return min(low, *near), max(high, *near)
