@@ -65,7 +65,7 @@ def _show(found: Audit) -> None:
         counts.add_row(kind.value, *map(str, numbers), str(sum(numbers)))
     console.print(counts)
     costliest = Table(
-        Column("the costliest", overflow="fold"),
+        Column("the costliest", no_wrap=True),
         "stated",
         "recomputed",
         Column("apart, USD", justify="right", no_wrap=True),

@@ -5,10 +5,11 @@ Public surface: `run_audit` -> `Audit` (its `Row`s with `Verdict`s), `named`, `a
 `parse_figure`, `Span`, `judge`, `Kind`.
 """
 
-from tasks.audit.checking import Audit, Row, named, run_audit
+from tasks.audit.checking import run_audit
 from tasks.audit.claims import Claim, Document, Quantity, load_documents, load_quantities
 from tasks.audit.figures import Figure, parse_figure
 from tasks.audit.report import as_data, as_markdown
+from tasks.audit.rows import Audit, Row, named
 from tasks.audit.spans import Span
 from tasks.audit.verdicts import Kind, Verdict, judge
 

@@ -133,14 +133,24 @@ def load_documents() -> tuple[Document, ...]:
     return tuple(_read(path, Document) for path in sorted(DATA_DIRECTORY.glob("[0-9]*.yaml")))
 
 
+def published_checked_on() -> date:
+    """The day the published quantities were looked up."""
+    return _quantities_file().checked_on
+
+
 @cache
 def load_quantities() -> dict[str, Quantity]:
     """The quantities by name."""
-    found = _read(DATA_DIRECTORY / "quantities.yaml", _Quantities).quantities
+    found = _quantities_file().quantities
     by_name = {quantity.name: quantity for quantity in found}
     if len(by_name) < len(found):
         raise ConfigurationError("quantities.yaml names a quantity twice.", "rename or remove one.")
     return by_name
+
+
+@cache
+def _quantities_file() -> _Quantities:
+    return _read(DATA_DIRECTORY / "quantities.yaml", _Quantities)
 
 
 def _read(path: Path, kind: type[_Model]) -> _Model:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tasks.audit.checking import Audit, Row
-from tasks.audit.claims import Document
+from tasks.audit.claims import Document, published_checked_on
 from tasks.audit.figures import Sense
+from tasks.audit.rows import Audit, Row
 from tasks.audit.spans import Span
 from tasks.audit.verdicts import APPROXIMATE_ROUNDING, ROUNDING, Kind
 
@@ -155,7 +155,8 @@ def _assumptions(audit: Audit) -> str:
         "## What the recomputed figures rest on",
         "",
         f"Prices are those of the catalog of {audit.prices_as_of} (`infra/budget/catalog.yaml`, each with its day and",
-        "source), unless a formula takes them from the documents.",
+        "source), unless a formula takes them from the documents. Published figures were looked up on "
+        f"{published_checked_on()}.",
         "",
         "| name in the formulas | value | what it is | basis, source |",
         "|---|---|---|---|",
