@@ -226,4 +226,6 @@ def _merged_stages(config: MergedConfig) -> list[PlannedStage]:
 def _is_meant(manifest: Manifest, base: str) -> bool:
     wanted = base.removeprefix(f"{_BUNDLE}/")
     by_fingerprint = len(wanted) >= _SHORTEST_FINGERPRINT and manifest.fingerprint.startswith(wanted)
-    return base == LATEST or manifest.config.get("model_name") == base or by_fingerprint
+    by_name = base == LATEST or manifest.config.get("model_name") == base
+    # A model whose training was stopped early is only taken when it is asked for.
+    return by_fingerprint or (by_name and not manifest.config.get("partial"))

@@ -220,7 +220,8 @@ class GuardedRun:
             get_run_logger(),
             self._tell,
         )
-        keep_first_forecast(run.run_directory, guard.forecast())
+        first = keep_first_forecast(run.run_directory, guard.forecast())
+        self._tracker.log_metrics({"cost/planned_usd": first.remaining_usd})
         return guard
 
     @property
@@ -244,7 +245,6 @@ class GuardedRun:
     def _tell(self, forecast: Forecast) -> None:
         """Everyone who compares runs sees the forecast on the parent."""
         figures = {
-            "cost/usd": self.run.ledger().total_usd(run_id=self.run.flow_run_id),
             "cost/usd_profile_total": forecast.spent_usd,
             "cost/forecast_usd": forecast.expected_usd,
             "cost/forecast_low_usd": forecast.low_usd,

@@ -134,6 +134,7 @@ class RunRecord:
             forecast.stages,
             attempts,
             reused={attempt.stage for attempt in attempts} - built,
+            changed={stage.name for stage in self.stages if stage.manifest and stage.manifest.config.get("cuts")},
             low_usd=forecast.low_usd - forecast.spent_usd,
             high_usd=forecast.high_usd - forecast.spent_usd,
         )

@@ -10,14 +10,16 @@ from tasks.forecasting.estimates import Forecast
 FIRST_FORECAST_FILE = "first_forecast.json"
 
 
-def keep_first_forecast(run_directory: Path, forecast: Forecast) -> None:
-    """Write the forecast down unless the run has one already: a continued run keeps its plan."""
+def keep_first_forecast(run_directory: Path, forecast: Forecast) -> Forecast:
+    """Write the forecast down unless the run has one already: a continued run keeps its plan, which is returned."""
+    earlier = read_first_forecast(run_directory)
+    if earlier is not None:
+        return earlier
     path = run_directory / FIRST_FORECAST_FILE
-    if path.exists():
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as stream:
         stream.write(forecast.model_dump_json(indent=1).encode())
+    return forecast
 
 
 def read_first_forecast(run_directory: Path) -> Forecast | None:

@@ -19,7 +19,7 @@ from flows.pipeline_graph import plan
 from infra.artifacts import Artifact, ArtifactStore, Stage, StageConfig, StageContext, StageResult, build_stage
 from infra.budget import Ledger
 from infra.errors import ConfigurationError
-from tasks.registration import RegistrationConfig
+from tasks.registration import PartialTraining, RegistrationConfig
 
 
 class Numbered(StageConfig):
@@ -38,10 +38,10 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore.open(str(tmp_path / "artifacts"), tmp_path / "cache")
 
 
-def make_bundle(store: ArtifactStore, name: str, number: int = 0) -> Artifact:
+def make_bundle(store: ArtifactStore, name: str, number: int = 0, partial: PartialTraining | None = None) -> Artifact:
     tokens = build_stage(Stage("tokens", "tokens", 1, Numbered, _write), Numbered(number=number), {}, store).artifact
     stage = Stage("registration", "registration", 1, RegistrationConfig, _write)
-    return build_stage(stage, RegistrationConfig(model_name=name), {"tokens": tokens}, store).artifact
+    return build_stage(stage, RegistrationConfig(model_name=name, partial=partial), {"tokens": tokens}, store).artifact
 
 
 @pytest.mark.parametrize("path", sorted(PROFILE_DIRECTORY.glob("*.yaml")), ids=lambda path: path.stem)
@@ -69,6 +69,15 @@ def test_the_base_is_found_by_name_fingerprint_or_age(store: ArtifactStore) -> N
     assert find_base(store, "latest")["base"].reference in (one.reference, other.reference)
     with pytest.raises(ConfigurationError, match=r"no base model 'third'.*choose one of: one, other"):
         find_base(store, "third")
+
+
+def test_a_model_stopped_early_is_only_taken_by_its_fingerprint(store: ArtifactStore) -> None:
+    whole = make_bundle(store, "one", 1)
+    stage = {"name": "short", "steps": 1, "planned_steps": 2, "tokens": 16, "planned_tokens": 32}
+    partial = PartialTraining.model_validate({"stages": [stage], "reason": "too dear"})
+    stopped = make_bundle(store, "one", 2, partial)
+    assert find_base(store, "latest")["base"].reference == find_base(store, "one")["base"].reference == whole.reference
+    assert find_base(store, stopped.manifest.fingerprint[:8])["base"].reference == stopped.reference
 
 
 def test_without_a_bundle_or_its_tokens_it_says_what_to_run(store: ArtifactStore) -> None:
