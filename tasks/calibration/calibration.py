@@ -63,13 +63,17 @@ class Calibration(BaseModel):
 
     @property
     def relative_error(self) -> float:
-        """What to expect of a predicted time, relative: the largest of the variants' cross-validated errors."""
-        return max(fitted.relative_error for fitted in self.step_times)
+        """What to expect of a predicted time, relative: the largest of the variants' cross-validated errors.
+
+        Wider by the load of other programs while it was measured, which may be gone in the run.
+        """
+        return math.hypot(self.other_load, max(fitted.relative_error for fitted in self.step_times))
 
     def relative_error_of(self, stage: TrainingStageConfig) -> float:
         """As `relative_error`, of one stage: wider where its variant was not measured."""
         fitted = self._step_time(stage)
-        return math.hypot(fitted.relative_error, VARIANT_ERROR * fitted.variant.differences(Variant.of(stage)))
+        unmeasured = VARIANT_ERROR * fitted.variant.differences(Variant.of(stage))
+        return math.hypot(self.other_load, fitted.relative_error, unmeasured)
 
     def basis(self, stage: TrainingStageConfig) -> str:
         """Where a stage's figures come from, for people."""

@@ -63,6 +63,7 @@ def point(stage: TrainingStageConfig, context: int, micro_batch: int, accumulati
         "packing": "stream",
         "data_order": None,
         "first_row": 0,
+        "cuts": (),
         "validation_rows": 0,
         "checkpoint_every_fraction": 1.0,
         "checkpoint_every_seconds": _NEVER_SECONDS,

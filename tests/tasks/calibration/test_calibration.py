@@ -7,6 +7,7 @@ import pytest
 from infra.errors import ConfigurationError
 from model.sizing import training_flops_per_token
 from tasks.calibration import Variant
+from tasks.training.schedule import Cut
 from tests.tasks.calibration import synthetic
 
 
@@ -92,3 +93,17 @@ def test_the_error_grows_with_the_distance() -> None:
     calibration = synthetic.calibration()
     near, far = (calibration.transfer(synthetic.MODEL.changed(layer_count=layers)) for layers in (8, 64))
     assert calibration.relative_error < near.relative_error < far.relative_error
+
+
+def test_the_load_of_others_is_an_error_too() -> None:
+    quiet, busy = (synthetic.calibration(other_load=load) for load in (0.0, 0.5))
+    assert busy.relative_error == pytest.approx((quiet.relative_error**2 + 0.5**2) ** 0.5)
+    assert busy.relative_error_of(synthetic.stage()) > quiet.relative_error_of(synthetic.stage()) + 0.4
+
+
+def test_a_shortened_stage_takes_less() -> None:
+    calibration, stage = synthetic.calibration(), synthetic.stage()
+    shortened = stage.model_copy(update={"cuts": (Cut(after_step=2, steps=5),)})
+    assert shortened.steps == 5
+    saved = calibration.stage_seconds(stage) - calibration.stage_seconds(shortened)
+    assert saved >= 5 * calibration.step_seconds(stage)
