@@ -142,7 +142,7 @@ def _option_row(plan: BudgetPlan, option: Option) -> tuple[str, ...]:
     training = cost.compute_usd + cost.preemptions_usd
     return (
         option.name,
-        str(option.gpus),
+        "–" if option.offer is None else str(option.gpus),
         wall_clock(option.training_hours),
         money(training),
         money(cost.total_usd - training),

@@ -45,7 +45,8 @@ def headline(plan: BudgetPlan, risk: PlanRisk | None = None) -> Headline:
 
 
 def _sentence(option: Option) -> str:
-    return f"{money(option.usd)} and {wall_clock(option.training_hours)} on {option.name} ({_gpus(option.gpus)})"
+    where = option.name if option.offer is None else f"{option.name} ({_gpus(option.gpus)})"
+    return f"{money(option.usd)} and {wall_clock(option.training_hours)} on {where}"
 
 
 def _gpus(number: int) -> str:
