@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.budget import ComputePrice, Ledger, OpenAttempt, Outcome, check_ceiling
+from infra.budget import ComputePrice, Ledger, OpenAttempt, Outcome
 from infra.budget import ledger as ledger_module
 from infra.budget.ledger import heartbeat_interval
-from infra.errors import BudgetExceeded, StorageFull
+from infra.errors import StorageFull
 from tests.infra.budget.conftest import Clock
 
 PRICE = ComputePrice(usd_per_hour=3600.0)  # one dollar a second
@@ -182,15 +182,6 @@ def test_an_end_that_cannot_be_written_is_not_silent(
     disk.refuses = 0
     assert [a.outcome for a in ledger.attempts()] == ["interrupted", "interrupted"]
     assert ledger.damaged_lines() == 0
-
-
-def test_ceiling_stops_the_next_stage(ledger: Ledger, clock: Clock) -> None:
-    check_ceiling(ledger, "smoke", 0.05, "train")
-    record(ledger, clock, "download", 0.1)
-    with pytest.raises(BudgetExceeded, match=r"'train' was not started"):
-        check_ceiling(ledger, "smoke", 0.05, "train")
-    check_ceiling(ledger, "smoke", None, "train")
-    check_ceiling(ledger, "another-profile", 0.05, "train")
 
 
 def test_an_open_attempt_knows_its_seconds(clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_ceiling_below_the_forecast_holds_before_anything_is_spent(ledger: Led
         make(ledger, 100.0).before("training")
     assert (caught.value.stage, caught.value.final) == ("training", False)
     assert caught.value.forecast.spent_usd == 0
+
+
+def test_no_stage_starts_once_the_money_is_spent_by_whatever_run(ledger: Ledger) -> None:
+    for profile in (PROFILE, "another"):
+        with ledger.attempt(run_id="earlier", profile=profile, stage="download", price=PRICE):
+            time.sleep(0.01)
+    spent = ledger.total_usd(profile=PROFILE)
+    with pytest.raises(BudgetHold, match="is reached in stage 'evaluation'") as caught:
+        make(ledger, spent, on_overspend="warn").before("evaluation")
+    assert caught.value.final
+    make(ledger, spent + ledger.total_usd(profile="another") + 200).before("evaluation")
 
 
 def test_a_finished_stage_is_never_held(ledger: Ledger) -> None:
