@@ -16,14 +16,17 @@ from tasks.planning.plan import BudgetPlan, Option
 from tasks.planning.presentation.choices import LARGE_PROVIDERS, cheapest_where, choices
 from tasks.planning.presentation.project import ProjectInputs
 from tasks.risk import (
+    SEED_EVENTS,
     Distribution,
     Fixed,
     Interruptions,
     Lognormal,
     Phase,
+    RiskEvent,
     RiskModel,
     RiskResult,
     risk_model_of,
+    scaled,
     simulate,
     spot_interruptions,
 )
@@ -31,6 +34,8 @@ from tasks.risk.defaults import ASSUMED_MFU_RATIO, ASSUMED_PRICE_RATIO
 from tasks.risk.model import HOURS_PER_WEEK
 
 DRAWS = 20_000
+#: Of the training that the founding report's risks are about: 5.5B parameters on 136B tokens, 6 FLOPs each.
+FOUNDING_FLOPS = 6 * 5.5e9 * 136e9
 _RENTED = ("evaluation_usd", "quantization_usd", "preprocessing_usd", "storage_usd", "transfer_usd")
 
 
@@ -94,10 +99,24 @@ def risk_model(plan: BudgetPlan, option: Option, project: ProjectInputs | None =
         rented_usd={field.removesuffix("_usd"): getattr(option.cost, field) for field in _RENTED},
         mfu_ratio=_mfu_ratio(plan, option),
         price_ratio=ASSUMED_PRICE_RATIO if option.offer is not None else Fixed(value=1.0),
+        events=_events(plan),
         interruptions=_interruptions(plan, option),
         preparation=_phase("implementation", project.implementation_weeks if project else 0),
         wrap_up=_phase("validation", project.validation_weeks if project else 0),
     )
+
+
+def _events(plan: BudgetPlan) -> tuple[RiskEvent, ...]:
+    """The founding report's events. Their dollars and delays belong to its training; a smaller one has its share."""
+    share = min(1.0, plan.total_flops / FOUNDING_FLOPS)
+    return tuple(
+        event.model_copy(update={"usd": _times(event.usd, share), "delay_hours": _times(event.delay_hours, share)})
+        for event in SEED_EVENTS
+    )
+
+
+def _times(distribution: Distribution, share: float) -> Distribution:
+    return distribution if share == 1 or not distribution.mean else scaled(distribution, share)
 
 
 def _phase(name: str, weeks: float) -> tuple[Phase, ...]:

@@ -52,8 +52,11 @@ def risk_section(findings: Findings, plots: Sequence[str]) -> str:
 
 def _events(findings: Findings) -> list[str]:
     events = findings.risk.project.model.events
+    if not events:
+        return []
     lines = [f"- {event.name}, {percent(event.probability)} likely: {_effects(event)}" for event in events]
-    return ["Events, with the probabilities of the founding report (stated):", "\n".join(lines)] if lines else []
+    said = "Events of the founding report (stated), their dollars and delays in proportion to the training:"
+    return [said, "\n".join(lines)]
 
 
 def _effects(event: RiskEvent) -> str:

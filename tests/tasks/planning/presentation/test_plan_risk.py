@@ -18,7 +18,9 @@ from tasks.planning.presentation import (
     plan_risk,
     risk_model,
 )
+from tasks.planning.presentation.plan_risk import FOUNDING_FLOPS
 from tasks.planning.presentation.risk_tables import chance_text, figure_title, people_table, risk_table, tier_table
+from tasks.risk import SEED_EVENTS
 from tests.tasks.planning.plan_requests import DAY
 from tests.tasks.planning.presentation.plans import small_catalog, small_plan, small_request
 
@@ -50,6 +52,22 @@ def test_spot_is_interrupted_as_often_as_its_instances_are_taken_away() -> None:
     assert model.interruptions is not None
     assert model.interruptions.per_hour.mean == pytest.approx(2 * 0.05)  # of two instances, each so often
     assert model.interruptions.checkpoint_interval_hours == pytest.approx(600 / 3600)
+
+
+def test_a_small_training_has_its_share_of_the_founding_events_and_a_large_one_all_of_them() -> None:
+    small, option = small_plan(), small_plan().option("own slow on-demand")
+    share = small.total_flops / FOUNDING_FLOPS
+    assert share < 0.1
+    large = small.model_copy(
+        update={"flops": tuple(s.model_copy(update={"tokens": s.tokens * 10_000}) for s in small.flops)}
+    )
+    for founding, scaled_down, whole in zip(
+        SEED_EVENTS, risk_model(small, option).events, risk_model(large, option).events, strict=True
+    ):
+        assert scaled_down.usd.mean == pytest.approx(share * founding.usd.mean)
+        assert scaled_down.delay_hours.mean == pytest.approx(share * founding.delay_hours.mean)
+        assert scaled_down.extra_training == founding.extra_training
+        assert whole == founding
 
 
 def test_people_are_part_of_the_project_alone() -> None:
