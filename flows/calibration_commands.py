@@ -99,13 +99,13 @@ def shown(calibration: Calibration, stages: list[TrainingStageConfig]) -> Render
         f"{calibration.hardware.describe()}; {calibration.setup.describe()}; torch {calibration.torch_version}; "
         f"measured {calibration.measured_at:%Y-%m-%d %H:%M} UTC in {calibration.measuring_seconds:.0f} s",
         f"Utilisation (MFU) is relative to {calibration.peak_flops / 1e12:,.3g} TFLOP/s: {calibration.peak_origin}",
-        f"Contexts that were left out of the fit are predicted to {calibration.relative_error:.1%} "
+        f"Contexts that were left out of the fit are predicted to {max(one.relative_error for one in fitted):.1%} "
         f"(at worst {max(one.worst_error for one in fitted):.1%}).",
     ]
     if calibration.other_load > _QUIET_LOAD:
         notes.append(
-            f"Other programs kept {calibration.other_load:.0%} of the cores busy meanwhile: "
-            "repeat this when the machine is quiet."
+            f"Other programs kept {calibration.other_load:.0%} of the cores busy meanwhile, which widens the expected "
+            "error (±): repeat this when the machine is quiet."
         )
     if calibration.process_peak_bytes:
         notes.append(

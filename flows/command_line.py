@@ -91,7 +91,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Override a field, e.g. --set training.seed=3; repeatable.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and its last cost.")
+        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and what that should cost.")
     ] = False,
     profile_steps: Annotated[
         str | None,
@@ -137,7 +137,7 @@ def finetune(
         list[str] | None, typer.Option("--set", help="Override a field, e.g. --set finetuning.epochs=3; repeatable.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and its last cost.")
+        bool, typer.Option("--dry-run", help="Only show what is finished, what would run, and what that should cost.")
     ] = False,
     watch: Annotated[bool, typer.Option(help="Show the run until it ends.")] = True,
     prefect_port: PrefectPort = None,

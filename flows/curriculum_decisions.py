@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows.configuration import PipelineConfig
-from flows.execution import planned_references
-from flows.pipeline_graph import PlannedStage, build_graph, build_partial_graph
+from flows.pipeline_graph import PlannedStage, build_graph, build_partial_graph, planned_references
 from infra.artifacts import ArtifactStore
 from tasks.guard import Choice, Decision
 from tasks.training import TrainingStageConfig

@@ -16,12 +16,14 @@ from prefect.runtime import flow_run as flow_run_context
 from prefect.states import Completed
 
 from flows.configuration import BudgetConfig
+from flows.looking_ahead import look_ahead
 from flows.pipeline_graph import PlannedStage, plan
 from flows.run_record import TEXT_FILE, RunRecord
-from infra.artifacts import Artifact, plan_fingerprint
+from infra.artifacts import Artifact
 from infra.stack.runs import mlflow_run_page, run_page
 from tasks.download.progress import Throughput
 from tasks.guard import BudgetGuard, BudgetHold
+from tasks.reporting.formatting import dollars
 from tasks.run_context import ArtifactReference, RunContext
 from tasks.stage_task import run_stage
 
@@ -149,26 +151,35 @@ def completed(run: RunContext, record: RunRecord) -> State[Any]:
     )
 
 
-def show_plan(graph: list[PlannedStage], run: RunContext, present: Mapping[str, Artifact] | None = None) -> State[Any]:
-    """Say what a run would reuse, build and pay, and build nothing."""
+def show_plan(
+    graph: list[PlannedStage],
+    run: RunContext,
+    present: Mapping[str, Artifact] | None = None,
+    done_steps: Mapping[str, int] | None = None,
+) -> State[Any]:
+    """Say what a run would reuse, build and pay, and build nothing.
+
+    done_steps: updates that checkpoints of unfinished training stages hold, by stage name.
+    """
     known = {name: artifact.reference for name, artifact in (present or {}).items()}
-    states = plan(graph, run.store(), run.ledger(), known)
+    states = plan(graph, run.store(), known)
+    forecast = look_ahead(graph, run, known, done_steps or {})
     rows = [
         {
             "stage": state.title,
             "artifact": state.reference,
             "plan": state.note,
-            "USD last time": "never run" if state.last_usd is None else f"{state.last_usd:.5f}",
+            "expected": "nothing" if state.finished else f"{dollars(stage.usd)} ({stage.basis})",
         }
-        for state in states
+        for state, stage in zip(states, forecast.stages, strict=True)
     ]
     create_table_artifact(table=rows, key="plan", description="Dry run: what would be reused, built, paid")
     log = get_run_logger()
     for row in rows:
-        log.info("%-48s %-34s %s", row["stage"], row["plan"], row["USD last time"])
+        log.info("%-48s %-34s %s", row["stage"], row["plan"], row["expected"])
     missing = [state for state in states if not state.finished]
-    costs = [state.last_usd for state in missing if state.last_usd is not None]
-    cost = f"{sum(costs):.5f} USD last time" if len(costs) == len(missing) else "cost not known yet for all of them"
+    low, high = (dollars(usd - forecast.spent_usd) for usd in (forecast.low_usd, forecast.high_usd))
+    cost = f"{dollars(forecast.remaining_usd)} expected, {low} to {high}"
     return Completed(message=f"dry run: {len(missing)} of {len(states)} stages would be built ({cost})", data=rows)
 
 
@@ -185,15 +196,6 @@ def references_of(present: Mapping[str, Artifact]) -> dict[str, ArtifactReferenc
         )
         for name, artifact in present.items()
     }
-
-
-def planned_references(graph: Sequence[PlannedStage], present: Mapping[str, Artifact]) -> dict[str, str]:
-    """`kind/fingerprint` of everything in a graph: it depends on inputs' fingerprints, not on their content."""
-    references = {name: artifact.reference for name, artifact in present.items()}
-    for node in graph:
-        inputs = {name: references[source] for name, source in node.inputs.items()}
-        references[node.name] = f"{node.stage.kind}/{plan_fingerprint(node.stage, node.config, inputs)}"
-    return references
 
 
 def _publish(run: RunContext, report: Path) -> None:

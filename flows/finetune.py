@@ -40,7 +40,7 @@ def finetune(
     Args:
         profile: What to run: a file of flows/finetune_profiles/, by name.
         overrides: Fields of the profile to change for this run; leave empty what should stay.
-        dry_run: Only show what is finished, what would run, and what it cost last time.
+        dry_run: Only show what is finished, what would run, and what that is expected to cost.
     """
     changes = overrides.model_dump(exclude_unset=True, exclude_none=True) if overrides else {}
     home = StackSettings.from_environment().home

@@ -43,7 +43,7 @@ def full_pipeline(
     Args:
         profile: What to run: a file of flows/profiles/, by name.
         overrides: Fields of the profile to change for this run; leave empty what should stay.
-        dry_run: Only show what is finished, what would run, and what it cost last time.
+        dry_run: Only show what is finished, what would run, and what that is expected to cost.
     """
     changes = overrides.model_dump(exclude_unset=True, exclude_none=True) if overrides else {}
     home = StackSettings.from_environment().home
@@ -64,7 +64,7 @@ def full_pipeline(
     run = run_context(config, home)
     graph = build_graph(config)
     if dry_run:
-        return show_plan(graph, run)
+        return show_plan(graph, run, done_steps=done_steps(run.store(), graph))
     record = RunRecord(config, run, run_command(run.profile, changes), run_links(run))
     GuardedRun(
         run,

@@ -7,23 +7,21 @@ found. What was decided is kept beside the run's report, so that a run killed at
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_runs import suspend_flow_run
 
 from flows.configuration import BudgetConfig
-from flows.execution import close, execute, planned_references
+from flows.execution import close, execute
+from flows.looking_ahead import evidence_of, forecast_stages
 from flows.pipeline_graph import PlannedStage
 from flows.run_record import RunRecord
-from infra.artifacts import Artifact, ArtifactStore
-from infra.errors import ArtifactCorrupted, BudgetExceeded
-from tasks.calibration import CalibrationStore
-from tasks.forecasting import Evidence, Forecast, ForecastStage, keep_first_forecast, measured_rates
-from tasks.forecasting.evidence import last_seconds
+from infra.artifacts import Artifact
+from infra.errors import BudgetExceeded
+from tasks.forecasting import Forecast, keep_first_forecast
 from tasks.guard import (
     BudgetAnswer,
     BudgetGuard,
@@ -40,7 +38,6 @@ from tasks.guard.decisions import DECISION_FILE
 from tasks.reporting.formatting import dollars
 from tasks.run_context import RunContext
 from tasks.training import TrainingStageConfig
-from tasks.training.peak_flops import peak_flops
 
 #: Makes the graph as it is after these decisions; may move unfinished work to where the changed stages find it.
 BuildGraph = Callable[[Sequence[Decision]], list[PlannedStage]]
@@ -207,11 +204,11 @@ class GuardedRun:
     # Looking ahead
 
     def _guard(self, graph: Sequence[PlannedStage]) -> BudgetGuard:
-        run, store, ledger = self.run, self.run.store(), self.run.ledger()
-        stages = self._stages(graph, store)
+        run = self.run
+        stages = forecast_stages(graph, run.store(), self._present_references, self.done_steps(graph))
         guard = BudgetGuard(
             self.budget.guard,
-            ledger,
+            run.ledger(),
             run.profile,
             run.price,
             None if self._is_stopped else self.ceiling_usd,  # what ends a stopped run is small, and all it is for
@@ -225,22 +222,12 @@ class GuardedRun:
         return guard
 
     @property
+    def _present_references(self) -> dict[str, str]:
+        return {name: artifact.reference for name, artifact in self.present.items()}
+
+    @property
     def _is_stopped(self) -> bool:
         return bool(self.decided) and self.decided[-1].choice is Choice.STOP
-
-    def _stages(self, graph: Sequence[PlannedStage], store: ArtifactStore) -> list[ForecastStage]:
-        references = planned_references(graph, self.present)
-        done = self.done_steps(graph)
-        return [
-            ForecastStage(
-                node.name,
-                node.title,
-                training=node.config if isinstance(node.config, TrainingStageConfig) else None,
-                done_steps=done.get(getattr(node.config, "name", ""), 0),
-                finished=_is_finished(store, references[node.name]),
-            )
-            for node in graph
-        ]
 
     def _tell(self, forecast: Forecast) -> None:
         """Everyone who compares runs sees the forecast on the parent."""
@@ -254,26 +241,3 @@ class GuardedRun:
             figures["cost/ceiling_usd"] = self.ceiling_usd
             figures["cost/probability_over_ceiling"] = forecast.probability_over(self.ceiling_usd)
         self._tracker.log_metrics(figures)
-
-
-def evidence_of(run: RunContext, stages: Sequence[ForecastStage]) -> Evidence:
-    """What is known of speed in this home: finished stages, the ledger, calibrations; else the device's peak."""
-    evidence = Evidence(measured_rates(run.store().manifests()), last_seconds(run.ledger().attempts(), run.profile))
-    store = CalibrationStore.of_home(run.home)
-    training = {stage.name: stage.training for stage in stages if stage.training and not stage.finished}
-    found = {name: store.find_for(config) for name, config in training.items()}
-    evidence = replace(evidence, calibrations={name: one for name, one in found.items() if one is not None})
-    unknown = [config for name, config in training.items() if found[name] is None and not evidence.nearest_rate(config)]
-    if not unknown:
-        return evidence
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = peak_flops(device, unknown[0].precision, unknown[0].peak_teraflops).per_second
-    return replace(evidence, peak_flops_per_second=unknown[0].ranks * peak)
-
-
-def _is_finished(store: ArtifactStore, reference: str) -> bool:
-    kind, _, fingerprint = reference.partition("/")
-    try:
-        return store.read_manifest(kind, fingerprint) is not None
-    except ArtifactCorrupted:
-        return False

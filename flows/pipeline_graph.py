@@ -9,7 +9,6 @@ from typing import Any
 
 from flows.configuration import PipelineConfig
 from infra.artifacts import ArtifactStore, Stage, StageConfig, plan_fingerprint
-from infra.budget import Ledger
 from infra.errors import ArtifactCorrupted
 from tasks import deduplication, download, evaluation, quality, quantization, registration, tokenization, training
 from tasks.registration import RegistrationConfig, partial_training
@@ -40,7 +39,6 @@ class PlannedState:
     reference: str
     finished: bool
     note: str
-    last_usd: float | None
 
 
 def build_graph(config: PipelineConfig, stages: Sequence[TrainingStageConfig] | None = None) -> list[PlannedStage]:
@@ -107,33 +105,29 @@ def _registration(settings: RegistrationConfig, inputs: dict[str, str]) -> Plann
 
 
 def plan(
-    graph: list[PlannedStage], store: ArtifactStore, ledger: Ledger, present: Mapping[str, str] | None = None
+    graph: list[PlannedStage], store: ArtifactStore, present: Mapping[str, str] | None = None
 ) -> list[PlannedState]:
     """What a run would reuse and what it would build, without building anything.
 
     Fingerprints depend on inputs' fingerprints, not on their content, so the whole chain is known.
-    The cost shown is that of the last attempt of a stage of that name; None when there was none.
     present: artifacts of other runs that stages take as inputs, node name -> `kind/fingerprint`.
     """
-    references = dict(present or {})
+    references = planned_references(graph, present or {})
     states = []
     for node in graph:
-        inputs = {name: references[source] for name, source in node.inputs.items()}
-        fingerprint = plan_fingerprint(node.stage, node.config, inputs)
-        references[node.name] = f"{node.stage.kind}/{fingerprint}"
-        finished, note = _look(store, node.stage.kind, fingerprint)
-        attempts = [a for a in ledger.attempts() if a.stage == node.name and a.outcome == "completed"]
-        states.append(
-            PlannedState(
-                node.name,
-                node.title,
-                references[node.name],
-                finished,
-                note,
-                attempts[-1].usd if attempts else None,
-            )
-        )
+        kind, _, fingerprint = references[node.name].partition("/")
+        finished, note = _look(store, kind, fingerprint)
+        states.append(PlannedState(node.name, node.title, references[node.name], finished, note))
     return states
+
+
+def planned_references(graph: Sequence[PlannedStage], present: Mapping[str, str]) -> dict[str, str]:
+    """`kind/fingerprint` of everything in a graph, `present` included: it depends on inputs' fingerprints alone."""
+    references = dict(present)
+    for node in graph:
+        inputs = {name: references[source] for name, source in node.inputs.items()}
+        references[node.name] = f"{node.stage.kind}/{plan_fingerprint(node.stage, node.config, inputs)}"
+    return references
 
 
 def _look(store: ArtifactStore, kind: str, fingerprint: str) -> tuple[bool, str]:

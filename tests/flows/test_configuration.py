@@ -10,7 +10,6 @@ import pytest
 from flows.configuration import PROFILE_DIRECTORY, PipelineOverrides, load_profile, read_yaml
 from flows.pipeline_graph import build_graph, plan
 from infra.artifacts import ArtifactStore
-from infra.budget import Ledger
 from infra.errors import ConfigurationError
 
 PROFILES = sorted(path.stem for path in PROFILE_DIRECTORY.glob("*.yaml"))
@@ -25,7 +24,7 @@ def test_every_profile_loads_and_lays_out_a_graph(name: str, tmp_path: Path) -> 
     assert names[-3:] == ["evaluation", "quantization", "registration"]
     for position, node in enumerate(graph):
         assert set(node.inputs.values()) <= set(names[:position]), node.name
-    states = plan(graph, ArtifactStore.open(str(tmp_path), tmp_path / "cache"), Ledger(tmp_path / "ledger.jsonl"))
+    states = plan(graph, ArtifactStore.open(str(tmp_path), tmp_path / "cache"))
     assert [state.finished for state in states] == [False] * len(graph)
     assert len({state.reference for state in states}) == len(graph)
 
@@ -34,7 +33,7 @@ def test_a_change_reaches_the_stages_after_it_only(tmp_path: Path) -> None:
     def references(**changes: object) -> dict[str, str]:
         graph = build_graph(load_profile("miniature", changes))
         store = ArtifactStore.open(str(tmp_path), tmp_path / "cache")
-        return {state.name: state.reference for state in plan(graph, store, Ledger(tmp_path / "ledger.jsonl"))}
+        return {state.name: state.reference for state in plan(graph, store)}
 
     base = references()
     changed = references(deduplication={"threshold": 0.7})

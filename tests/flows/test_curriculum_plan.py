@@ -10,7 +10,6 @@ import pytest
 from flows.configuration import load_profile
 from flows.pipeline_graph import build_graph, plan
 from infra.artifacts import ArtifactStore
-from infra.budget import Ledger
 from infra.errors import ConfigurationError
 
 
@@ -23,7 +22,7 @@ def stages(*changes: dict[str, Any]) -> dict[str, Any]:
 def references(tmp_path: Path, *changes: dict[str, Any]) -> list[str]:
     """References of the training stages' artifacts."""
     graph = build_graph(load_profile("miniature", stages(*changes)))
-    states = plan(graph, ArtifactStore.open(str(tmp_path), tmp_path / "cache"), Ledger(tmp_path / "ledger.jsonl"))
+    states = plan(graph, ArtifactStore.open(str(tmp_path), tmp_path / "cache"))
     return [state.reference for state in states if state.name.startswith("training-")]
 
 

@@ -17,7 +17,6 @@ from flows.finetune_configuration import (
 )
 from flows.pipeline_graph import plan
 from infra.artifacts import Artifact, ArtifactStore, Stage, StageConfig, StageContext, StageResult, build_stage
-from infra.budget import Ledger
 from infra.errors import ConfigurationError
 from tasks.registration import PartialTraining, RegistrationConfig
 
@@ -103,11 +102,11 @@ def test_the_graph_is_planned_from_the_bases_artifacts(store: ArtifactStore, tmp
     assert config.registration.model_name == "one-lora-quac"
     assert config.conversations.sources[0].pinned, "the file's content is part of the fingerprint"
     known = {name: artifact.reference for name, artifact in present.items()}
-    states = plan(build_finetune_graph(config), store, Ledger(tmp_path / "ledger.jsonl"), known)
+    states = plan(build_finetune_graph(config), store, known)
     names = ["conversations", "finetuning", "chat-evaluation", "adapter-registration"]
     assert [(state.name, state.finished) for state in states] == [(name, False) for name in names]
     changed = resolve(chat_config(tmp_path, "No."), bundle, tmp_path)
-    others = plan(build_finetune_graph(changed), store, Ledger(tmp_path / "ledger.jsonl"), known)
+    others = plan(build_finetune_graph(changed), store, known)
     assert not {state.reference for state in states} & {state.reference for state in others}
 
 
