@@ -18,10 +18,17 @@ from tasks.run_context import RunContext
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunContext:
+    price = ComputePrice(provider="test", usd_per_hour=3600.0, note="")
     return RunContext(
-        flow_run_id="run", run_name="name", profile="miniature", home=tmp_path,
-        artifact_root=str(tmp_path / "artifacts"), tracking_uri="", experiment="", price=ComputePrice(provider="test", usd_per_hour=3600.0, note=""),
-    )  # fmt: skip
+        flow_run_id="run",
+        run_name="name",
+        profile="miniature",
+        home=tmp_path,
+        artifact_root=str(tmp_path / "artifacts"),
+        tracking_uri="",
+        experiment="",
+        price=price,
+    )
 
 
 def test_a_first_run_is_forecast_from_the_devices_peak(run: RunContext) -> None:
