@@ -50,7 +50,6 @@ FAMILIES: dict[str, ModelConfig] = {
 }
 #: (family, context, rows, micro-batches an update, recomputation, optimiser)
 MEMORY_CASES: tuple[tuple[str, int, int, int, bool, str], ...] = (
-    ("hgrn2 3:1", 256, 8, 1, False, "adamw"),
     ("hgrn2 3:1", 1024, 4, 2, False, "muon"),
     ("hgrn2 3:1", 4096, 1, 1, True, "adamw"),
     ("gated_deltanet 3:1", 512, 4, 1, False, "adamw"),
