@@ -32,7 +32,8 @@ def answer(
     from infra.errors import ConfigurationError
     from infra.stack import StackSettings, running_state
     from infra.stack.runs import PrefectRuns
-    from tasks.guard import BudgetAnswer, Choice, DecisionLog, answer_problem, question_text
+    from tasks.guard import Choice, DecisionLog
+    from tasks.guard.answers import BudgetAnswer, answer_problem, question_text
     from tasks.guard.decisions import DECISION_FILE
 
     settings = StackSettings.from_environment()

@@ -23,17 +23,15 @@ from infra.artifacts import Artifact
 from infra.errors import BudgetExceeded
 from tasks.forecasting import Forecast, keep_first_forecast
 from tasks.guard import (
-    BudgetAnswer,
     BudgetGuard,
     BudgetHold,
     Choice,
     Decision,
     DecisionLog,
     Question,
-    answer_problem,
     fitting_share,
-    question_text,
 )
+from tasks.guard.answers import BudgetAnswer, answer_problem, question_text
 from tasks.guard.decisions import DECISION_FILE
 from tasks.reporting.formatting import dollars
 from tasks.run_context import RunContext

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -80,16 +81,11 @@ def training_flops_per_token(config: ModelConfig, context: int) -> TrainingFlops
     activations and the embedding look-up are left out. Attention counts the visible keys only.
     """
     passes = 1 + _BACKWARD_TO_FORWARD
-    projections: dict[str, float] = {}
-    mixing: dict[str, float] = {}
-    for name in config.mixer_kinds:
-        kind = MIXERS[name]
-        weights = passes * _FLOPS_PER_WEIGHT * kind.linear_parameter_count(config)
-        projections[name] = projections.get(name, 0.0) + weights
-        mixing[name] = mixing.get(name, 0.0) + passes * kind.mixing_flops(config, context)
+    layers = Counter(config.mixer_kinds)
+    weights = {name: count * MIXERS[name].linear_parameter_count(config) for name, count in layers.items()}
     return TrainingFlops(
-        mixer_projections=projections,
-        mixing=mixing,
+        mixer_projections={name: float(passes * _FLOPS_PER_WEIGHT * number) for name, number in weights.items()},
+        mixing={name: passes * count * MIXERS[name].mixing_flops(config, context) for name, count in layers.items()},
         feed_forward=passes * _FLOPS_PER_WEIGHT * _feed_forward_parameters(config),
         head=passes * _FLOPS_PER_WEIGHT * config.vocabulary_size * config.width,
     )
@@ -106,4 +102,6 @@ def _feed_forward_parameters(config: ModelConfig) -> int:
 
 
 def _feed_forward_layers(config: ModelConfig) -> int:
+    if config.feed_forward_layers == "all":
+        return config.layer_count
     return sum(config.has_feed_forward(layer) for layer in range(config.layer_count))

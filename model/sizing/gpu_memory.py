@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from model.config import ModelConfig
@@ -85,7 +86,7 @@ def largest_parameter(config: ModelConfig) -> int:
     """Elements of the largest parameter."""
     largest_projection = max(
         config.width * config.feed_forward_width,
-        max(MIXERS[kind].linear_parameter_count(config) // 2 for kind in config.mixer_kinds),
+        max(MIXERS[kind].linear_parameter_count(config) // 2 for kind in set(config.mixer_kinds)),
     )
     return max(config.vocabulary_size * config.width, largest_projection)
 
@@ -98,10 +99,8 @@ def _activations(config: ModelConfig, tokens: int, placement: TrainingPlacement)
     """Bytes kept on the GPU, kept in the processor's memory, and needed besides by the fullest block's backward."""
     execution = Execution(placement.element_bytes, placement.fused, placement.sequence_parallel)
     stream = config.width * placement.element_bytes * tokens  # hidden states, once
-    layers = {
-        (kind, config.has_feed_forward(layer)): config.mixer_kinds.count(kind)
-        for layer, kind in enumerate(config.mixer_kinds)
-    }
+    kinds = config.mixer_kinds
+    layers = {(kind, config.has_feed_forward(kinds.index(kind))): count for kind, count in Counter(kinds).items()}
     blocks = {key: _block(config, key, tokens, placement, execution) for key in layers}
     last = stream + _FLOAT32 * tokens  # what the last norm reads
     if not placement.gradient_checkpointing:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from model import HybridLM, ModelConfig
 from tasks.planning.plan import ParameterTable
+
+_FILLING = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.zero_, torch.Tensor.fill_)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what fills tensors: on the meta device nothing is filled, but finding that out takes two seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if function in _FILLING else function(*args, **(kwargs or {}))
+
 
 _NORMS = ("attn_norm.weight", "mlp_norm.weight")
 
@@ -18,7 +32,7 @@ def count_parameters(config: ModelConfig) -> ParameterTable:
 
     Raises ValueError for a parameter that belongs to no component, so that none is ever left out.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = HybridLM(config)
     counted: dict[str, int] = {}
     mixers: dict[str, int] = dict.fromkeys(config.mixer_kinds, 0)

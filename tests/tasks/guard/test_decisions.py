@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
 from tasks.forecasting import Basis, Forecast, StageEstimate
-from tasks.guard import BudgetAnswer, Choice, DecisionLog, Question, answer_problem, fitting_share, question_text
+from tasks.guard import Choice, DecisionLog, Question, fitting_share
+from tasks.guard.answers import BudgetAnswer, answer_problem, question_text
 from tasks.guard.fitting import scaled
 
 
