@@ -19,12 +19,12 @@ _OF_THE_LENGTH = ("maximum_context", "rope_theta")
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """A stage that was trained: tokens a second in updates, and all its seconds over those of its updates."""
+    """A stage that was trained: tokens a second in updates, and its other seconds (start, validation, writing out)."""
 
     key: tuple[str, ...]
     context_tokens: int
     tokens_per_second: float
-    overhead: float
+    other_seconds: float
 
 
 class CalibratedSpeed(Protocol):
@@ -62,6 +62,11 @@ class Evidence:
             return None
         return self._rates_of(stage)[-min(longer_to_shorter)[1]]
 
+    @property
+    def other_seconds(self) -> float:
+        """What a training stage takes beside its updates, by the newest stage that tells; 0 when none does."""
+        return next((rate.other_seconds for rate in reversed(self.rates) if rate.other_seconds > 0), 0.0)
+
     def _rates_of(self, stage: TrainingStageConfig) -> list[TrainingRate]:
         key = speed_key(stage.model_dump(mode="json"))
         return [rate for rate in self.rates if rate.key == key]
@@ -84,9 +89,9 @@ def rate_of_manifest(manifest: Manifest) -> TrainingRate | None:
         return None
     in_updates = float(manifest.statistics.get("seconds", 0.0))
     # A stage that was built in several attempts has a last one shorter than its updates: nothing to learn from.
-    overhead = manifest.cost.seconds / in_updates if 0 < in_updates <= manifest.cost.seconds else 1.0
+    other = max(0.0, manifest.cost.seconds - in_updates) if in_updates else 0.0
     key = speed_key(manifest.config)
-    return TrainingRate(key, int(manifest.config["context_tokens"]), tokens_per_second, overhead)
+    return TrainingRate(key, int(manifest.config["context_tokens"]), tokens_per_second, other)
 
 
 def last_seconds(attempts: Iterable[Attempt], profile: str) -> dict[str, float]:

@@ -28,8 +28,8 @@ _ERRORS = {
 #: 44 s of quantization to 538 s of training); what nobody has measured here is taken as so much.
 _SHARES = {"evaluation": 0.11, "quantization": 0.08}
 _SHARE_OF_OTHERS = 0.02
-#: Seconds that validation, checkpoints and starting add to the updates, as a share, where no stage has told.
-_OVERHEAD = 1.1
+#: Seconds that starting, validation and checkpoints add to the updates, as a share, where no stage has told.
+_OTHER_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def _remaining(
         return stage.remaining_seconds, _ERRORS[Basis.RUNNING], Basis.RUNNING
     if stage.training is not None and trained is not None:
         full, basis = trained
-        left = full * (1 - min(1.0, stage.done_steps / stage.training.steps))
+        # What a stage takes beside its updates it takes again when it is continued.
+        other = min(full, evidence.other_seconds)
+        left = other + (full - other) * (1 - min(1.0, stage.done_steps / stage.training.steps))
         error = _ERRORS[basis]
         if basis is Basis.CALIBRATED:
             error = max(_LEAST_CALIBRATED_ERROR, evidence.calibrations[stage.name].relative_error_of(stage.training))
@@ -102,14 +104,15 @@ def _training_seconds(stage: ForecastStage, evidence: Evidence) -> tuple[float, 
     tokens = config.steps * config.batch_tokens
     known = evidence.rate_of(config)
     if known is not None:
-        return tokens / known.tokens_per_second * known.overhead, Basis.MEASURED
+        return tokens / known.tokens_per_second + known.other_seconds, Basis.MEASURED
     if stage.name in evidence.calibrations:
         return evidence.calibrations[stage.name].stage_seconds(config), Basis.CALIBRATED
     flops = training_flops_per_token(config.stage_model, config.context_tokens).total
     near = evidence.nearest_rate(config)
     if near is not None:
         there = training_flops_per_token(config.stage_model, near.context_tokens).total
-        return tokens / near.tokens_per_second * (flops / there) * near.overhead, Basis.SCALED
+        return tokens / near.tokens_per_second * (flops / there) + near.other_seconds, Basis.SCALED
     if evidence.peak_flops_per_second is None:
         raise ValueError("evidence.peak_flops_per_second is needed where nothing was measured")
-    return _OVERHEAD * tokens * flops / (evidence.utilisation * evidence.peak_flops_per_second), Basis.ASSUMED
+    updates = tokens * flops / (evidence.utilisation * evidence.peak_flops_per_second)
+    return updates + (evidence.other_seconds or _OTHER_SHARE * updates), Basis.ASSUMED

@@ -72,22 +72,22 @@ class BudgetGuard:
         attempts = self._ledger.attempts()
         return sum(a.usd for a in attempts if a.profile == self.profile and a.attempt_id != without)
 
-    def forecast(self, spent_usd: float | None = None, tokens_per_second: tuple[str, float] | None = None) -> Forecast:
-        """The end of the run as seen from now; tokens_per_second: (stage, its speed) of the one that trains."""
+    def forecast(self, spent_usd: float | None = None, running: TrainingRate | None = None) -> Forecast:
+        """The end of the run as seen from now; running: what the stage that trains tells of those after it."""
         spent = self.spent_usd() if spent_usd is None else spent_usd
         evidence = self.evidence
-        if tokens_per_second is not None:
-            evidence = self._with_running(*tokens_per_second)
+        if running is not None:  # of other contexts than the running one's, what was measured there comes first
+            evidence = replace(evidence, rates=(*evidence.rates, running))
         stages = estimate_stages(list(self._stages.values()), evidence, self.price)
         return Forecast(spent_usd=spent, stages=stages)
 
-    def _with_running(self, name: str, tokens_per_second: float) -> Evidence:
-        """What the running stage tells of those after it, behind what was measured of their own contexts."""
+    def rate_of(self, name: str, tokens_per_second: float, start_seconds: float) -> TrainingRate | None:
+        """The speed of a stage that trains, as evidence; None for one that does not."""
         config = self._stages[name].training
         if config is None or not tokens_per_second > 0:
-            return self.evidence
-        rate = TrainingRate(speed_key(config.model_dump(mode="json")), config.context_tokens, tokens_per_second, 1.0)
-        return replace(self.evidence, rates=(*self.evidence.rates, rate))
+            return None
+        key = speed_key(config.model_dump(mode="json"))
+        return TrainingRate(key, config.context_tokens, tokens_per_second, start_seconds)
 
     def before(self, name: str) -> Forecast:
         """Look ahead before a stage starts. Raises BudgetHold."""
@@ -112,11 +112,11 @@ class BudgetGuard:
         return StageWatch(self, name, attempt_id)
 
     def progressed(
-        self, name: str, remaining_seconds: float, spent_usd: float, tokens_per_second: float | None = None
+        self, name: str, remaining_seconds: float, spent_usd: float, running: TrainingRate | None = None
     ) -> Forecast:
         """A stage tells how long it will still take, and how fast it trains. Raises BudgetHold."""
         self._stages[name] = replace(self._stages[name], remaining_seconds=remaining_seconds)
-        forecast = self.forecast(spent_usd, (name, tokens_per_second) if tokens_per_second else None)
+        forecast = self.forecast(spent_usd, running)
         self._judge(name, forecast)
         return forecast
 
@@ -159,6 +159,7 @@ class StageWatch:
         self._started = self._last_forecast = self._last_ledger = time.monotonic()
         self._others = guard.spent_usd(without=attempt_id)
         self._first_step: int | None = None
+        self._start_seconds = 0.0  # until the first update: loading, building, restoring
         self._forecast_step = 0
 
     def __call__(self, fraction: float, metrics: Mapping[str, float] | None) -> Forecast | None:
@@ -169,7 +170,9 @@ class StageWatch:
         if remaining is None:
             return None
         self._last_forecast = time.monotonic()
-        return self._guard.progressed(self._name, remaining, spent, (metrics or {}).get(SPEED_METRIC))
+        speed = (metrics or {}).get(SPEED_METRIC, 0.0)
+        running = self._guard.rate_of(self._name, speed, self._start_seconds)
+        return self._guard.progressed(self._name, remaining, spent, running)
 
     def _spent(self) -> float:
         now = time.monotonic()
@@ -185,6 +188,7 @@ class StageWatch:
             step = int(metrics.get("step", 0))
             if self._first_step is None:
                 self._first_step = self._forecast_step = step - 1
+                self._start_seconds = time.monotonic() - self._started
             settled = step - self._first_step >= config.settling_steps
             first = self._forecast_step == self._first_step
             due = settled and (first or step - self._forecast_step >= config.every_steps)

@@ -60,7 +60,9 @@ def test_updates_that_a_checkpoint_holds_are_not_paid_again() -> None:
     evidence = Evidence(measured_rates([manifest(config, 1000.0, 80.0, "2026-01-02")]))
     whole, _, _ = one(config, evidence)
     half, _, _ = one(config, evidence, done_steps=config.steps // 2)
-    assert half == pytest.approx(whole * (1 - (config.steps // 2) / config.steps))
+    in_updates = 63.488
+    assert whole == pytest.approx(80.0)
+    assert half == pytest.approx(80.0 - in_updates * (config.steps // 2) / config.steps), "it has to start again"
 
 
 def test_a_calibration_comes_before_another_context() -> None:
@@ -70,11 +72,11 @@ def test_a_calibration_comes_before_another_context() -> None:
 
 def test_another_context_is_scaled_by_its_flops() -> None:
     config, other = stage(context=512), stage(context=128)
-    evidence = Evidence(measured_rates([manifest(other, 1000.0, 63.488, "2026-01-02")]))
+    evidence = Evidence(measured_rates([manifest(other, 1000.0, 70.488, "2026-01-02")]))
     ratio = training_flops_per_token(config.model, 512).total / training_flops_per_token(config.model, 128).total
     seconds, basis, _ = one(config, evidence)
     assert basis is Basis.SCALED
-    assert seconds == pytest.approx(63.488 * ratio)
+    assert seconds == pytest.approx(63.488 * ratio + 7.0)
     assert ratio > 1
 
 
@@ -85,12 +87,15 @@ def test_a_stage_of_another_speed_tells_nothing(changed: dict[str, object]) -> N
     seconds, basis, error = one(stage(), evidence)
     flops = 63_488 * training_flops_per_token(preset("miniature"), 64).total
     assert (basis, error) == (Basis.ASSUMED, 0.5)
-    assert seconds == pytest.approx(1.1 * flops / (0.4 * 1e10))
+    updates = flops / (0.4 * 1e10)
+    assert seconds == pytest.approx(updates + 16.512), "another model's stage tells what starting takes"
+    alone, _, _ = one(stage(), Evidence(peak_flops_per_second=1e10))
+    assert alone == pytest.approx(1.1 * updates)
 
 
-def test_a_last_attempt_shorter_than_its_updates_says_nothing_of_overhead() -> None:
+def test_a_last_attempt_shorter_than_its_updates_says_nothing_of_what_is_beside_them() -> None:
     rate = measured_rates([manifest(stage(), 1000.0, 3.0, "2026-01-02")])[0]
-    assert rate.overhead == 1.0
+    assert rate.other_seconds == 0.0
 
 
 def test_other_stages_take_what_they_took_last_time_else_a_share_of_the_training() -> None:
