@@ -16,26 +16,9 @@ TENSOR_SHARE = 0.94
 _GB = 1e9
 
 
-def placement_of(stage: TrainingStageConfig) -> TrainingPlacement:
-    """How a stage's training is spread, for the sizing; with the GPU kernels installed here, on a CPU with all."""
-    return TrainingPlacement(
-        precision=stage.precision,
-        ranks=stage.ranks,
-        zero_stage=stage.zero_stage,
-        micro_batch=stage.batch_plan.micro_batch,
-        sequence_parallel=stage.sequence_parallel,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        offload_activations=stage.offload_activations,
-        feed_forward_chunk_tokens=stage.feed_forward_chunk_tokens,
-        offload_optimizer=stage.offload_optimizer,
-        offload_parameters=stage.offload_parameters,
-        fused=bool(cuda_kernels.installed()) or not torch.cuda.is_available(),
-    )
-
-
 def stage_memory(stage: TrainingStageConfig) -> GpuMemory:
     """What one GPU holds at this stage's fullest moment."""
-    return gpu_training_memory(stage.stage_model, stage.context_tokens, placement_of(stage))
+    return gpu_training_memory(stage.stage_model, stage.context_tokens, stage.placement(fused=_is_fused()))
 
 
 def check_memory(stages: Sequence[TrainingStageConfig]) -> None:
@@ -57,6 +40,11 @@ def check_memory(stages: Sequence[TrainingStageConfig]) -> None:
             )
 
 
+def _is_fused() -> bool:
+    """Whether the GPU kernels are installed here; a CPU says nothing of the GPUs it plans for, so there they are."""
+    return bool(cuda_kernels.installed()) or not torch.cuda.is_available()
+
+
 def _available_bytes(stage: TrainingStageConfig) -> float | None:
     if stage.gpu_memory_gb is not None:
         return stage.gpu_memory_gb * _GB
@@ -74,8 +62,7 @@ def _largest_parts(memory: GpuMemory) -> str:
 
 
 def _cheapest(stage: TrainingStageConfig, available: float) -> str:
-    fused = placement_of(stage).fused
-    ways = ways_to_fit(stage.stage_model, stage.context_tokens, available, stage.ranks, fused=fused)
+    ways = ways_to_fit(stage.stage_model, stage.context_tokens, available, stage.ranks, fused=_is_fused())
     if not ways:
         return f"nothing makes it fit {stage.ranks} such GPUs: use more ranks, shorter rows or a smaller model."
     way = ways[0]

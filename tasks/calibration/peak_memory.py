@@ -19,7 +19,7 @@ from types import MappingProxyType, ModuleType
 import torch
 
 from infra.errors import ConfigurationError
-from model.sizing import TrainingPlacement, gpu_training_memory, training_memory
+from model.sizing import gpu_training_memory, training_memory
 from tasks.training import TrainingStageConfig
 from tasks.training.data_order import Batch
 from tasks.training.engine import Placement, TrainingEngine
@@ -40,7 +40,7 @@ def predicted_memory(stage: TrainingStageConfig, kind: str) -> int | None:
     """Bytes that `model.sizing` says one rank needs; None where it has no formula (ZeRO or bf16 on a CPU)."""
     plan = stage.batch_plan
     if kind == "cuda":
-        return gpu_training_memory(stage.stage_model, stage.context_tokens, placement_of(stage)).total
+        return gpu_training_memory(stage.stage_model, stage.context_tokens, stage.placement(fused=_is_fused())).total
     if stage.zero_stage or stage.precision != "fp32" or stage.sequence_parallel > 1 or stage.feed_forward_chunk_tokens:
         return None
     return training_memory(
@@ -53,23 +53,10 @@ def predicted_memory(stage: TrainingStageConfig, kind: str) -> int | None:
     ).total
 
 
-def placement_of(stage: TrainingStageConfig) -> TrainingPlacement:
-    """How a stage's training is spread over GPUs, for the sizing, with the kernels that are installed."""
+def _is_fused() -> bool:
     from model.ops import cuda_kernels
 
-    return TrainingPlacement(
-        precision=stage.precision,
-        ranks=stage.ranks,
-        zero_stage=stage.zero_stage,
-        micro_batch=stage.batch_plan.micro_batch,
-        sequence_parallel=stage.sequence_parallel,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        offload_activations=stage.offload_activations,
-        feed_forward_chunk_tokens=stage.feed_forward_chunk_tokens,
-        offload_optimizer=stage.offload_optimizer,
-        offload_parameters=stage.offload_parameters,
-        fused=bool(cuda_kernels.installed()),
-    )
+    return bool(cuda_kernels.installed())
 
 
 def tell_peaks(points: Sequence[TrainingStageConfig], placement: Placement, deepspeed: ModuleType) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from model.sizing import Rates, TrainingPlacement, largest_context, slowdown
-from tasks.planning.placement import divides_batch, memory_row, placement_of
+from tasks.planning.placement import divides_batch, memory_row
 from tasks.planning.plan import MemoryRow
 from tasks.training import TrainingStageConfig
 
@@ -26,7 +26,7 @@ def memory_grid(stages: Sequence[TrainingStageConfig], gpu_sizes_gb: Sequence[fl
     contexts: dict[TrainingPlacement, dict[str, int]] = {}
     rows = []
     for stage in stages:
-        own = placement_of(stage)
+        own = stage.placement()
         for placement in _placements(stage, own):
             if placement.micro_batch == 1 and placement not in contexts:
                 contexts[placement] = {

@@ -17,7 +17,7 @@ from infra.budget import Offer, PriceCatalog
 from model.sizing import TrainingPlacement, WayToFit, gpu_training_memory
 from tasks.planning.costs import committed_usd, preemption_overhead, rented_cost
 from tasks.planning.durations import Fleet, added_time, network_time, training_hours
-from tasks.planning.placement import fitting_ways, memory_row, on_ranks, placement_of
+from tasks.planning.placement import fitting_ways, memory_row, on_ranks
 from tasks.planning.plan import CorpusPlan, Option, StageTime
 from tasks.planning.request import PlanRequest
 from tasks.training import TrainingStageConfig
@@ -123,7 +123,7 @@ class OptionTable:
             placement = self._fitting(stage, fleet)
             if placement is None:
                 return _Placed((), False, (_does_not_fit(stage, fleet),))
-            if placement != placement_of(stage):
+            if placement != stage.placement():
                 replaced = True
                 notes.append(f"{stage.name}: {', '.join(placement.measures)}{_why(stage, fleet)}")
             times.append(_time(stage, placement, fleet))
@@ -131,7 +131,7 @@ class OptionTable:
 
     def _fitting(self, stage: TrainingStageConfig, fleet: Fleet) -> TrainingPlacement | None:
         """The profile's placement if it fits, else the cheapest that does."""
-        own = placement_of(stage)
+        own = stage.placement()
         memory = gpu_training_memory(stage.stage_model, stage.context_tokens, own)
         fits = memory.total <= fleet.gpu_bytes and fleet.holds(memory.cpu_total)
         if fits and network_time(stage, own, fleet) <= _NETWORK_SHARE:
@@ -170,14 +170,14 @@ def option_name(fleet: Fleet) -> str:
 
 
 def _why(stage: TrainingStageConfig, fleet: Fleet) -> str:
-    own = gpu_training_memory(stage.stage_model, stage.context_tokens, placement_of(stage))
+    own = gpu_training_memory(stage.stage_model, stage.context_tokens, stage.placement())
     if own.total <= fleet.gpu_bytes and fleet.holds(own.cpu_total):
         return ", to spare the network"
     return f", to fit {fleet.offer.gpu_memory_gb:g} GB"
 
 
 def _does_not_fit(stage: TrainingStageConfig, fleet: Fleet) -> str:
-    own = gpu_training_memory(stage.stage_model, stage.context_tokens, placement_of(stage))
+    own = gpu_training_memory(stage.stage_model, stage.context_tokens, stage.placement())
     return (
         f"stage '{stage.name}' needs {own.total / _GB:.1f} GB on each of {fleet.ranks} GPUs of "
         f"{fleet.offer.gpu_memory_gb:g} GB, and no placement makes it fit"
@@ -194,5 +194,5 @@ def _time(stage: TrainingStageConfig, placement: TrainingPlacement, fleet: Fleet
         tokens_per_second=stage.steps * stage.batch_tokens / (hours * 3600),
         mfu=fleet.mfu / (1 + added),
         slowdown=added,
-        placement=memory_row(stage, placement, added, is_profile=placement == placement_of(stage)),
+        placement=memory_row(stage, placement, added, is_profile=placement == stage.placement()),
     )

@@ -11,22 +11,6 @@ from tasks.planning.plan import MemoryRow
 from tasks.training import TrainingStageConfig
 
 
-def placement_of(stage: TrainingStageConfig) -> TrainingPlacement:
-    """The stage's own placement, with the GPU kernels installed."""
-    return TrainingPlacement(
-        precision=stage.precision,
-        ranks=stage.ranks,
-        zero_stage=stage.zero_stage,
-        micro_batch=stage.batch_plan.micro_batch,
-        sequence_parallel=stage.sequence_parallel,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        offload_activations=stage.offload_activations,
-        feed_forward_chunk_tokens=stage.feed_forward_chunk_tokens,
-        offload_optimizer=stage.offload_optimizer,
-        offload_parameters=stage.offload_parameters,
-    )
-
-
 def on_ranks(stage: TrainingStageConfig, ranks: int) -> TrainingStageConfig | None:
     """The stage on so many ranks, its batch dealt anew; None when the ranks cannot share the batch equally."""
     if ranks == stage.ranks:

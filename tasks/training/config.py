@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from infra.artifacts import StageConfig, added_argument, run_argument
 from model import ModelConfig
 from model.sequence_parallel import check_sequence_parallel
+from model.sizing import TrainingPlacement
 from tasks.training.data_order import MIXTURE_ROUND_ROWS, BatchPlan, Documents, LongDocuments, Packing, Sampler
 from tasks.training.policy import RestartPolicy, RollBackPolicy
 from tasks.training.profile_steps import parse_steps
@@ -373,6 +374,22 @@ class TrainingStageConfig(CurriculumStage, TrainingConfig):
             self.ranks,
             sequence_parallel=self.sequence_parallel,
             first_row_of_stage=self.first_row,
+        )
+
+    def placement(self, *, fused: bool = True) -> TrainingPlacement:
+        """How the stage is spread over GPUs, for the sizing; fused: with the GPU kernels of the gpu extra."""
+        return TrainingPlacement(
+            precision=self.precision,
+            ranks=self.ranks,
+            zero_stage=self.zero_stage,
+            micro_batch=self.batch_plan.micro_batch,
+            sequence_parallel=self.sequence_parallel,
+            gradient_checkpointing=self.gradient_checkpointing,
+            offload_activations=self.offload_activations,
+            feed_forward_chunk_tokens=self.feed_forward_chunk_tokens,
+            offload_optimizer=self.offload_optimizer,
+            offload_parameters=self.offload_parameters,
+            fused=fused,
         )
 
     def sampler(self, documents: Documents) -> Sampler:

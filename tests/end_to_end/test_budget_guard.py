@@ -14,10 +14,12 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
+from infra.artifacts import ArtifactStore
 from infra.budget import Attempt, Ledger
 from infra.stack.runs import FlowRun, run_page
 from infra.stack.web import request_json
 from model.interface import open_model
+from tasks.forecasting import Evidence, measured_rates
 from tasks.forecasting.evidence import last_seconds
 from tasks.guard import Choice, DecisionLog
 from tasks.guard.decisions import DECISION_FILE
@@ -76,7 +78,7 @@ def wait_for_state(stack: RunningStack, run: FlowRun, *states: str, seconds: flo
 
 def hold(stack: RunningStack, finished: Finished, tmp_path: Path, *, updates: int, room_seconds: float,
          settings: dict[str, Any], guard: dict[str, float] | None = None) -> Held:  # fmt: skip
-    """A run on the finished run's data, with money for what follows the training and `room_seconds` of it.
+    """A run on the finished run's data, with money for what follows the training, for starting it, and `room_seconds`.
 
     Its training is believed to be far too fast (a stated peak, at settings nobody has trained with), so that only
     the training itself can tell that the money will not do.
@@ -86,7 +88,9 @@ def hold(stack: RunningStack, finished: Finished, tmp_path: Path, *, updates: in
     ledger = ledger_of(stack)
     took = last_seconds(ledger.attempts(), "miniature")
     spent = ledger.total_usd(profile="miniature")
-    ceiling = spent + (sum(took[name] for name in LATER) + room_seconds) * USD_PER_HOUR / 3600
+    manifests = ArtifactStore.open(str(root), tmp_path / "cache").manifests()
+    starting = 2 * Evidence(measured_rates(manifests)).other_seconds  # each of the two stages
+    ceiling = spent + (sum(took[name] for name in LATER) + starting + room_seconds) * USD_PER_HOUR / 3600
     stage = {"batch_tokens": 256, "learning_rate": 3e-3, "final_learning_rate": 1e-4}
     overrides = {
         "artifact_root": str(root),
@@ -174,7 +178,7 @@ def test_approve_goes_on_where_it_was(stack: RunningStack, finished_run: Finishe
 
 def test_shrink_makes_the_rest_fit(stack: RunningStack, finished_run: Finished, tmp_path: Path) -> None:
     held = hold(
-        stack, finished_run, tmp_path, updates=600, room_seconds=30,
+        stack, finished_run, tmp_path, updates=500, room_seconds=20,
         settings={"gradient_checkpointing": True}, guard={"warn_probability": 0.4},
     )  # fmt: skip
     details = request_json("GET", f"{stack.runs.api_url}/flow_runs/{held.run.id}")["state"]["state_details"]
@@ -185,7 +189,7 @@ def test_shrink_makes_the_rest_fit(stack: RunningStack, finished_run: Finished, 
     done = DecisionLog(stack.settings.runs_directory / held.run.id / DECISION_FILE).decisions[0][1].done_steps["short"]
     short, long = (updates_made(held.root, stages[name]) for name in ("short", "long"))
     assert short == list(range(1, len(short) + 1))
-    assert done < len(short) < 600
+    assert done < len(short) < 500
     assert 10 <= len(long) < 40, "the long rows are kept, fewer of them"
     spent = ledger_of(stack).total_usd(profile="miniature")
     assert spent <= held.ceiling_usd, "the shortened run stays below the ceiling it was given"

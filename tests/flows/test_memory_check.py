@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.command_line import app
 from flows.configuration import load_profile
-from flows.memory_check import placement_of, settings, stage_memory
+from flows.memory_check import settings, stage_memory
 from infra.errors import ConfigurationError
 from model import preset
 
@@ -57,7 +57,7 @@ def test_an_unknown_preset_is_refused() -> None:
 
 def test_settings_are_those_of_the_stage() -> None:
     stage = load_profile("sam2-5.5b").training_stages()[-1]
-    assert settings(placement_of(stage)) == {
+    assert settings(stage.placement()) == {
         "zero_stage": 2, "micro_batch": 1, "sequence_parallel": 2, "gradient_checkpointing": True,
     }  # fmt: skip
 

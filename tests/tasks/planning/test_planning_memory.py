@@ -9,7 +9,7 @@ import pytest
 from model import preset
 from model.sizing import gpu_training_memory, largest_context
 from tasks.planning.memory import memory_grid
-from tasks.planning.placement import divides_batch, fitting_ways, on_ranks, placement_of
+from tasks.planning.placement import divides_batch, fitting_ways, on_ranks
 from tests.tasks.planning.plan_requests import stage
 
 SMALL = preset("small")
@@ -20,7 +20,7 @@ GRID = memory_grid([STAGE], (40, 80))
 def test_the_profiles_own_placement_comes_first_and_is_the_only_one_marked() -> None:
     assert [row.is_profile for row in GRID] == [True] + [False] * (len(GRID) - 1)
     own = GRID[0]
-    memory = gpu_training_memory(SMALL, 2048, placement_of(STAGE))
+    memory = gpu_training_memory(SMALL, 2048, STAGE.placement())
     assert own.total_bytes == memory.total
     assert (own.zero_stage, own.micro_batch, own.ranks) == (2, 4, 8)
 
@@ -58,7 +58,7 @@ def test_longest_contexts_are_those_of_the_sizing_for_one_row() -> None:
     for row in GRID:
         assert bool(row.largest_contexts) == (row.micro_batch == 1)
     row = next(r for r in GRID if r.micro_batch == 1 and r.zero_stage == 3 and not r.gradient_checkpointing)
-    placement = replace(placement_of(STAGE), micro_batch=1, zero_stage=3)
+    placement = replace(STAGE.placement(), micro_batch=1, zero_stage=3)
     assert row.largest_contexts["80"] == largest_context(SMALL, 80e9, placement)
     assert row.largest_contexts["40"] < row.largest_contexts["80"]
 
