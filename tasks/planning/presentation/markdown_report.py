@@ -22,7 +22,13 @@ from tasks.planning.presentation.cost_tables import (
 )
 from tasks.planning.presentation.findings import Findings, pattern_flops
 from tasks.planning.presentation.headline import headline
-from tasks.planning.presentation.model_tables import flops_table, memory_grid_table, memory_table, parameter_table
+from tasks.planning.presentation.model_tables import (
+    flops_table,
+    longest_context_table,
+    memory_grid_table,
+    memory_table,
+    parameter_table,
+)
 from tasks.planning.presentation.plan_risk import tier_options
 from tasks.planning.presentation.report_table import ReportTable, markdown_table
 from tasks.planning.presentation.risk_sections import budget_section, return_section, risk_section, timeline_section
@@ -116,12 +122,14 @@ def model_section(plan: BudgetPlan, plots: Sequence[str]) -> str:
 
 def memory_section(plan: BudgetPlan, plots: Sequence[str]) -> str:
     """What fits."""
-    table, grid = memory_table(plan), memory_grid_table(plan)
+    table, longest, grid = memory_table(plan), longest_context_table(plan), memory_grid_table(plan)
     return section(
         "Memory",
         f"{table.title}.",
         markdown_table(table),
         picture("Memory of a GPU by stage", "memory.png", plots),
+        f"{longest.title}.",
+        markdown_table(longest),
         folded(grid.title, markdown_table(grid)),
     )
 

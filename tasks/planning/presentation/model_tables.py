@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from model.sizing.fitting import CONTEXT_STEP
 from tasks.planning.plan import BudgetPlan, MemoryRow, StageFlops
 from tasks.planning.presentation.report_table import ReportTable
 from tasks.reporting.formatting import count, percent
@@ -148,6 +149,45 @@ def _fit(own: MemoryRow, grid: Sequence[MemoryRow], size_gb: float) -> str:
         return "yes"
     other = quickest_within(grid, size_gb)
     return "no" if other is None else f"{other.total_bytes / _GB:,.3g} GB"
+
+
+def longest_context_table(plan: BudgetPlan) -> ReportTable:
+    """The longest row that trains at all: a step deeper into the CPU's memory and the other GPUs with each line."""
+    sizes = [f"{size:g}" for size in gpu_sizes_gb(plan)]
+    found = {placement_words(row): row.largest_contexts for row in plan.memory if row.largest_contexts}
+    # Of the placements that reach equally far on every size of GPU, the one told first takes the fewest measures.
+    reach: dict[tuple[int, ...], str] = {}
+    for words, contexts in sorted(found.items(), key=lambda item: (item[0].count(","), item[0])):
+        reach.setdefault(tuple(contexts.get(size, 0) for size in sizes), words)
+    best = _without_the_beaten(reach)
+    rows = [
+        (
+            words.replace(" on CPU, ", ", "),
+            *(f"{context // CONTEXT_STEP:,}K" if context else "–" for context in contexts),
+        )
+        for contexts, words in sorted(best.items(), key=lambda item: item[0])
+    ]
+    return ReportTable(
+        key="longest-context",
+        title=f"Longest row that fits on {gpu_words(plan)}, in K = 1,024 tokens, one row at a time",
+        columns=("placement", *(f"{size} GB" for size in sizes)),
+        rows=tuple(rows),
+        note="Each line needs more measures than the one above it; those that reach no further are left out.",
+        words=("placement",),
+    )
+
+
+def _without_the_beaten(reach: dict[tuple[int, ...], str]) -> dict[tuple[int, ...], str]:
+    """Placements that no other beats with as few measures."""
+
+    def is_beaten(contexts: tuple[int, ...], words: str) -> bool:
+        return any(
+            other.count(",") <= words.count(",") and further != contexts
+            and all(there >= here for there, here in zip(further, contexts, strict=True))
+            for further, other in reach.items()
+        )  # fmt: skip
+
+    return {contexts: words for contexts, words in reach.items() if any(contexts) and not is_beaten(contexts, words)}
 
 
 def memory_grid_table(plan: BudgetPlan) -> ReportTable:

@@ -14,7 +14,7 @@ from tasks.planning.plan import BudgetPlan
 from tasks.planning.presentation.choices import choices
 from tasks.planning.presentation.cost_tables import cost_table, option_table, stage_table
 from tasks.planning.presentation.headline import Headline, headline
-from tasks.planning.presentation.model_tables import flops_table, memory_table, parameter_table
+from tasks.planning.presentation.model_tables import flops_table, longest_context_table, memory_table, parameter_table
 from tasks.planning.presentation.plan_risk import PlanRisk
 from tasks.planning.presentation.report_table import ReportTable, rich_table
 from tasks.planning.presentation.risk_tables import risk_table
@@ -46,6 +46,7 @@ def plan_tables(plan: BudgetPlan, risk: PlanRisk | None) -> Iterator[ReportTable
     if risk is not None:
         yield risk_table(risk)
     yield memory_table(plan)
+    yield longest_context_table(plan)
     yield parameter_table(plan)
     yield flops_table(plan)
 

@@ -25,6 +25,7 @@ from tasks.planning.presentation.headline import headline
 from tasks.planning.presentation.model_tables import (
     flops_parts,
     flops_table,
+    longest_context_table,
     memory_grid_table,
     memory_table,
     parameter_table,
@@ -113,6 +114,16 @@ def test_memory_says_whether_the_profile_fits_and_what_else_would() -> None:
     tight = memory_table(small_plan(gpu_memory_gb=between)).rows[0]
     assert re.fullmatch(r"[\d.]+ GB", tight[-1])
     assert memory_table(small_plan(gpu_memory_gb=0.1)).rows[0][-1] == "no"
+
+
+def test_the_longest_rows_grow_with_each_line_and_are_those_that_fit() -> None:
+    found = small_plan()
+    table = longest_context_table(found)
+    reached = [int(row[1].removesuffix("K").replace(",", "")) for row in table.rows]
+    assert reached == sorted(set(reached))
+    assert len(reached) >= 2
+    best = max(row.largest_contexts.get("80", 0) for row in found.memory)
+    assert reached[-1] == best // 1024
 
 
 def test_the_grid_has_a_row_for_each_stage_and_way_of_recomputing() -> None:
