@@ -130,7 +130,7 @@ def answer_in_prefect(page: Page, stack: RunningStack, run: FlowRun) -> None:
     page.goto(run_page(stack.state.prefect_url, run.id))
     page.get_by_role("button", name="Resume").first.click()
     form = page.get_by_role("dialog")
-    expect(form.get_by_text("Expected at the end")).to_be_visible()
+    expect(form.get_by_text("Ceiling: ").first).to_be_visible()
     keep_picture(page, "budget-question")
     form.get_by_role("button", name="Submit").click()
     expect(form.get_by_text("'choice' is a required property")).to_be_visible()

@@ -142,3 +142,23 @@ def test_a_damaged_artifact_is_named_repaired_and_the_rest_reused(stack: Running
     assert "deduplication: built" in result.stdout
     assert "tokenization: reused" in result.stdout
     assert content_checksums(root) == before
+
+
+def test_the_bare_deployment_name_plans_a_budget(stack: RunningStack) -> None:
+    arguments = ("-p", "profile=smoke", "-p", "budget_usd=5", "--watch")
+    result = stack.command("prefect", "deployment", "run", "sam2-budget-plan", *arguments)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    run = stack.latest()
+    assert run.state_name == "Completed"
+    assert "recommended" in run.message
+    body = {"artifacts": {"flow_run_id": {"any_": [run.id]}}}
+    kinds = [artifact["type"] for artifact in request_json("POST", f"{stack.runs.api_url}/artifacts/filter", body)]
+    assert {"table", "markdown", "link"} <= set(kinds)
+    written = {path.name for path in (stack.settings.runs_directory / run.id).iterdir()}
+    assert {"plan.json", "plan.md"} <= written
+    client = MlflowClient(tracking_uri=stack.state.mlflow_url)
+    experiment = client.get_experiment_by_name("sam2-budget-plan")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert tracked.info.status == "FINISHED"
+    assert any(name.startswith("plan/") for name in tracked.data.metrics)
+    assert {"plan.md", "plots"} <= {file.path for file in client.list_artifacts(tracked.info.run_id)}
