@@ -1,4 +1,4 @@
-"""Prefect start-up plugin: lets `prefect deployment run sam2-full-pipeline` (or another of our flows) take the bare name.
+"""Prefect start-up plugin: `prefect deployment run sam2-full-pipeline`, or another flow of ours, takes the bare name.
 
 Prefect asks for `<flow>/<deployment>` and reads its arguments after the plugins have run, so the name is completed
 here, in `sys.argv`. Prefect loads this in every process that imports it: it must cost nothing, and imports nothing
