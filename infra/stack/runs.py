@@ -170,6 +170,8 @@ class PrefectRuns:
         Raises:
             RunRefused: the run is still going, or has completed.
         """
+        if run.is_waiting:
+            raise RunRefused(f"Run {run.name} waits for your answer.", f"give it: sam2 answer {run.name}.")
         if run.state_type not in RETRYABLE_STATES:
             raise RunRefused(
                 f"Run {run.name} is {run.state_name}, and only failed, crashed and cancelled runs can be retried.",
