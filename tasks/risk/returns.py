@@ -106,7 +106,8 @@ def _break_even(investment: Investment, rate: float) -> float | None:
     if monthly <= 0:
         return None
     if rate == 0:
-        return investment.months_to_value + investment.usd / monthly
+        months = investment.months_to_value + investment.usd / monthly
+        return months if math.isfinite(months) else None
     # Annuity: monthly (1 - (1 + rate)^-n) / rate is worth the investment as it has grown until the value begins.
     left = 1 - investment.usd * (1 + rate) ** investment.months_to_value * rate / monthly
     if left <= 0:
