@@ -20,6 +20,9 @@ os.environ.update(
     }
 )
 
+# A console takes its width when it is made, with the module that it is in: that of whoever runs the tests says nothing.
+os.environ.pop("COLUMNS", None)
+
 # Where bytecode is forbidden (many containers), every process that a test starts would compile our modules anew, and
 # every stack all of Prefect, MLflow and torch besides: 25 seconds of computing where 12 do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
