@@ -216,7 +216,7 @@ class GuardedRun:
             self._tell,
         )
         first = keep_first_forecast(run.run_directory, guard.forecast())
-        self._tracker.log_metrics({"cost/planned_usd": first.remaining_usd})
+        self._tracker.log_metrics({"plan/usd": first.remaining_usd})
         return guard
 
     @property
@@ -228,14 +228,14 @@ class GuardedRun:
         return bool(self.decided) and self.decided[-1].choice is Choice.STOP
 
     def _tell(self, forecast: Forecast) -> None:
-        """Everyone who compares runs sees the forecast on the parent."""
+        """Everyone who compares runs sees the forecast on the parent; `cost/` is what was spent, and comes first."""
         figures = {
             "cost/usd_profile_total": forecast.spent_usd,
-            "cost/forecast_usd": forecast.expected_usd,
-            "cost/forecast_low_usd": forecast.low_usd,
-            "cost/forecast_high_usd": forecast.high_usd,
+            "forecast/usd": forecast.expected_usd,
+            "forecast/low_usd": forecast.low_usd,
+            "forecast/high_usd": forecast.high_usd,
         }
         if self.ceiling_usd is not None:
-            figures["cost/ceiling_usd"] = self.ceiling_usd
-            figures["cost/probability_over_ceiling"] = forecast.probability_over(self.ceiling_usd)
+            figures["forecast/ceiling_usd"] = self.ceiling_usd
+            figures["forecast/probability_over_ceiling"] = forecast.probability_over(self.ceiling_usd)
         self._tracker.log_metrics(figures)

@@ -184,20 +184,20 @@ def compare_plan(
 def plan_metrics(comparison: PlanComparison) -> dict[str, float]:
     """The comparison as flat figures for the parent run in MLflow, where runs are compared."""
     figures: dict[str, float | None] = {
-        "cost/planned_usd": comparison.planned_usd,
-        "cost/planned_low_usd": comparison.planned_low_usd,
-        "cost/planned_high_usd": comparison.planned_high_usd,
-        "cost/actual_over_planned": comparison.ratio,
-        "cost/unplanned_usd": comparison.unplanned_usd,
-        "cost/wasted_usd": comparison.wasted_usd,
+        "plan/usd": comparison.planned_usd,
+        "plan/low_usd": comparison.planned_low_usd,
+        "plan/high_usd": comparison.planned_high_usd,
+        "plan/actual_over_planned": comparison.ratio,
+        "plan/unplanned_usd": comparison.unplanned_usd,
+        "plan/wasted_usd": comparison.wasted_usd,
     }
     for row in comparison.rows:
         stage = _NOT_A_METRIC_NAME.sub("_", row.stage)
-        figures[f"cost/{stage}/planned_usd"] = row.planned_usd
-        figures[f"cost/{stage}/actual_usd"] = row.actual_usd
-        figures[f"cost/{stage}/actual_over_planned"] = row.ratio
+        figures[f"plan/{stage}/planned_usd"] = row.planned_usd
+        figures[f"plan/{stage}/actual_usd"] = row.actual_usd
+        figures[f"plan/{stage}/actual_over_planned"] = row.ratio
     for lesson in comparison.lessons:
-        figures[f"cost/plan_factor/{_NOT_A_METRIC_NAME.sub('_', lesson.basis) or 'unknown'}"] = lesson.factor
+        figures[f"plan/factor/{_NOT_A_METRIC_NAME.sub('_', lesson.basis) or 'unknown'}"] = lesson.factor
     return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 

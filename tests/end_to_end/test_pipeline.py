@@ -153,7 +153,7 @@ def test_the_bare_deployment_name_plans_a_budget(stack: RunningStack) -> None:
     assert "recommended" in run.message
     body = {"artifacts": {"flow_run_id": {"any_": [run.id]}}}
     kinds = [artifact["type"] for artifact in request_json("POST", f"{stack.runs.api_url}/artifacts/filter", body)]
-    assert {"table", "markdown", "link"} <= set(kinds)
+    assert {"table", "markdown"} <= set(kinds)
     written = {path.name for path in (stack.settings.runs_directory / run.id).iterdir()}
     assert {"plan.json", "plan.md"} <= written
     client = MlflowClient(tracking_uri=stack.state.mlflow_url)

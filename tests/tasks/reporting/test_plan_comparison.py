@@ -123,13 +123,13 @@ def test_nothing_built_teaches_nothing() -> None:
 
 def test_metrics_are_flat_and_mlflow_takes_their_names(plan: PlanComparison) -> None:
     metrics = plan_metrics(plan)
-    assert metrics["cost/planned_usd"] == 39.0
-    assert metrics["cost/planned_low_usd"] == 30.0
-    assert metrics["cost/actual_over_planned"] == pytest.approx(46 / 34)
-    assert metrics["cost/foundation/planned_usd"] == 10.0
-    assert metrics["cost/foundation/actual_over_planned"] == 1.8
-    assert metrics["cost/plan_factor/assumed utilisation"] == 1.2
-    assert "cost/registration/planned_usd" not in metrics
+    assert metrics["plan/usd"] == 39.0
+    assert metrics["plan/low_usd"] == 30.0
+    assert metrics["plan/actual_over_planned"] == pytest.approx(46 / 34)
+    assert metrics["plan/foundation/planned_usd"] == 10.0
+    assert metrics["plan/foundation/actual_over_planned"] == 1.8
+    assert metrics["plan/factor/assumed utilisation"] == 1.2
+    assert "plan/registration/planned_usd" not in metrics
     odd = compare_plan([Estimated("long, context: 2", 1.0, "scaled by FLOPs, twice")], [])
     assert all(re.fullmatch(r"[\w\-. /]+", name) for name in {**metrics, **plan_metrics(odd)})
 
