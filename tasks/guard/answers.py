@@ -37,10 +37,9 @@ def answer_problem(answer: BudgetAnswer, question: Question) -> str | None:
 def question_text(question: Question, *, can_shrink: bool = True, run_name: str = "RUN") -> str:
     """The question in Markdown: what is spent, what is expected, stage by stage, and what each answer does."""
     forecast, ceiling = question.forecast, question.ceiling_usd
-    # Two columns: the form in Prefect's page is narrow.
-    rows = [
-        f"| {stage.title}: {stage.basis} "
-        f"| {dollars(stage.usd)} ({dollars(stage.low_usd)} to {dollars(stage.high_usd)}) |"
+    # A list, not a table: the form in Prefect's page is narrow, and cells do not wrap there.
+    still_to_come = [
+        f"* {stage.title}: {dollars(stage.usd)} ({dollars(stage.low_usd)} to {dollars(stage.high_usd)}), {stage.basis}"
         for stage in forecast.stages
         if stage.basis is not Basis.FINISHED
     ]
@@ -53,9 +52,9 @@ def question_text(question: Question, *, can_shrink: bool = True, run_name: str 
             f"**{dollars(forecast.expected_usd)}** (80% between {dollars(forecast.low_usd)} and "
             f"{dollars(forecast.high_usd)}); {forecast.probability_over(ceiling):.0%} likely to exceed the ceiling.",
             "",
-            "| still to come, and how it is known | expected |",
-            "|---|--:|",
-            *rows,
+            "Still to come:",
+            "",
+            *still_to_come,
             "",
             _where(question),
             "",

@@ -85,7 +85,7 @@ def test_answers_that_cannot_be_followed_are_explained(
 def test_the_question_tells_the_money_the_place_and_the_answers(tmp_path: Path) -> None:
     text = question_text(ask(DecisionLog(tmp_path / "d.jsonl")), run_name="swift-fox")
     assert "**too dear**" in text
-    assert "| Training: calibrated on this machine | $100.00 ($87.56 to $113.07) |" in text
+    assert "* Training: $100.00 ($87.56 to $113.07), calibrated on this machine" in text
     assert "Spent: $20.00. Ceiling: $100.00. Expected at the end: **$130.00**" in text
     assert "after update 12, with a checkpoint" in text
     assert "`sam2 answer swift-fox approve --ceiling 144.4`" in text
