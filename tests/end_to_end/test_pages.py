@@ -31,6 +31,8 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MILLISECONDS = 90_000
+#: Pipeline runs that came to their end; those that were stopped for their cost have no evaluation.
+WHOLE_RUNS = "tags.`sam2.stage` = 'pipeline' and tags.`sam2.status` = 'completed'"
 Finished = tuple[Path, str, FlowRun]
 
 
@@ -84,10 +86,10 @@ def test_the_parameters_form_is_typed_and_documented(stack: RunningStack, page: 
 def test_mlflow_compares_runs_with_their_costs(stack: RunningStack, finished_run: Finished, page: Page) -> None:
     client = MlflowClient(tracking_uri=stack.state.mlflow_url)
     experiment = client.get_experiment_by_name("sam2-miniature")
-    parents = client.search_runs([experiment.experiment_id], "tags.`sam2.stage` = 'pipeline'")
+    parents = client.search_runs([experiment.experiment_id], WHOLE_RUNS)
     if len(parents) < 2:  # this test alone: a second run, all reused, gives something to compare with
         assert stack.run_pipeline(finished_run[0]).returncode == 0
-        parents = client.search_runs([experiment.experiment_id], "tags.`sam2.stage` = 'pipeline'")
+        parents = client.search_runs([experiment.experiment_id], WHOLE_RUNS)
     identifiers = json.dumps([parent.info.run_id for parent in parents[:2]])
     experiments = json.dumps([experiment.experiment_id])
     page.goto(f"{stack.state.mlflow_url}/#/compare-runs?runs={identifiers}&experiments={experiments}")
