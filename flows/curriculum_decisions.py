@@ -38,8 +38,7 @@ def done_steps(store: ArtifactStore, graph: Sequence[PlannedStage]) -> dict[str,
     done = {}
     for node in graph:
         if isinstance(node.config, TrainingStageConfig):
-            inputs = {name: references[source] for name, source in node.inputs.items()}
-            done[node.config.name] = done_updates(store, node.config, inputs)
+            done[node.config.name] = done_updates(store, node.config, node.inputs_from(references))
     return done
 
 
@@ -55,6 +54,5 @@ def _carry_over(
     nodes = {node.config.name: node for node in graph if isinstance(node.config, TrainingStageConfig)}
     for old, new in zip(before, after, strict=False):  # a stop drops the stages after the cut one
         if old != new:
-            inputs = {name: references[source] for name, source in nodes[old.name].inputs.items()}
-            carry_over(store, old, new, inputs)
+            carry_over(store, old, new, nodes[old.name].inputs_from(references))
             return

@@ -114,7 +114,7 @@ def _run_stages(
 ) -> None:
     store = run.store()
     for node in graph:
-        inputs = {name: references[source] for name, source in node.inputs.items()}
+        inputs = node.inputs_from(references)
         guard.before(node.name)
         try:
             state: Any = run_stage(

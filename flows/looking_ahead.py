@@ -50,6 +50,8 @@ def forecast_stages(
 
 def evidence_of(run: RunContext, stages: Sequence[ForecastStage]) -> Evidence:
     """What is known of speed in this home: finished stages, the ledger, calibrations; else the device's peak."""
+    if all(stage.finished for stage in stages):
+        return Evidence()  # nothing is left to estimate: no manifest of the store need be read
     evidence = Evidence(measured_rates(run.store().manifests()), last_seconds(run.ledger().attempts(), run.profile))
     store = CalibrationStore.of_home(run.home)
     training = {stage.name: stage.training for stage in stages if stage.training and not stage.finished}

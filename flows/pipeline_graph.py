@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from flows.configuration import PipelineConfig
 from infra.artifacts import ArtifactStore, Stage, StageConfig, plan_fingerprint
@@ -16,6 +16,8 @@ from tasks.registration.formats import FLOAT32
 from tasks.registration.task import ensure_registered_afterwards
 from tasks.stage_task import Afterwards
 from tasks.training import TrainingStageConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class PlannedStage:
     config: StageConfig
     inputs: dict[str, str] = field(default_factory=dict)
     afterwards: Afterwards | None = None
+
+    def inputs_from(self, outputs: Mapping[str, T]) -> dict[str, T]:
+        """The stage's inputs by their names, from what the graph's nodes put out."""
+        return {name: outputs[source] for name, source in self.inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def planned_references(graph: Sequence[PlannedStage], present: Mapping[str, str]
     """`kind/fingerprint` of everything in a graph, `present` included: it depends on inputs' fingerprints alone."""
     references = dict(present)
     for node in graph:
-        inputs = {name: references[source] for name, source in node.inputs.items()}
+        inputs = node.inputs_from(references)
         references[node.name] = f"{node.stage.kind}/{plan_fingerprint(node.stage, node.config, inputs)}"
     return references
 

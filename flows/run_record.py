@@ -156,23 +156,16 @@ class RunRecord:
 
     def _spend(self) -> Spend:
         ledger, run = self.run.ledger(), self.run
-        rows: dict[str, StageSpend] = {}
-        for attempt in ledger.attempts():
-            if attempt.profile == run.profile:
-                row = rows.get(attempt.stage, StageSpend(stage=attempt.stage))
-                rows[attempt.stage] = StageSpend(
-                    stage=row.stage,
-                    attempts=row.attempts + 1,
-                    seconds=row.seconds + attempt.seconds,
-                    usd=row.usd + attempt.usd,
-                )
+        by_stage = ledger.spend_by("stage", profile=run.profile)
         return Spend(
             this_run_usd=ledger.total_usd(run_id=run.flow_run_id),
             total_usd=ledger.total_usd(profile=run.profile),
             ceiling_usd=self.ceiling_usd,
             usd_per_hour=run.price.usd_per_hour,
             price_note=run.price.note,
-            by_stage=list(rows.values()),
+            by_stage=[
+                StageSpend(stage=row.key, attempts=row.attempts, seconds=row.seconds, usd=row.usd) for row in by_stage
+            ],
         )
 
     def _samples(self) -> list[TextSample]:

@@ -53,14 +53,13 @@ class Evidence:
         return found[-1] if found else None
 
     def nearest_rate(self, stage: TrainingStageConfig) -> TrainingRate | None:
-        """The rate of this model at the context that differs least, by ratio."""
-        longer_to_shorter = [
-            (max(rate.context_tokens, stage.context_tokens) / min(rate.context_tokens, stage.context_tokens), -number)
-            for number, rate in enumerate(self._rates_of(stage))
-        ]
-        if not longer_to_shorter:
-            return None
-        return self._rates_of(stage)[-min(longer_to_shorter)[1]]
+        """The newest rate of this model at the context that differs least, by ratio."""
+
+        def apart(rate: TrainingRate) -> float:
+            contexts = (rate.context_tokens, stage.context_tokens)
+            return max(contexts) / min(contexts)
+
+        return min(reversed(self._rates_of(stage)), key=apart, default=None)
 
     @property
     def other_seconds(self) -> float:
